@@ -1,0 +1,207 @@
+"""Every error the platform raises on purpose, in one tree.
+
+::
+
+    RayplatError                    500
+    ├── BadRequest                  400   the request cannot be understood at all
+    ├── InvalidInput                422   a value breaks a rule: which field, which rule
+    │   ├── InvalidName             422   a name outside the permitted alphabet
+    │   └── SchemaMismatch          422   columns or dtypes differ from what the table declares
+    ├── Unauthenticated             401   no token, or one that is not known
+    ├── Forbidden                   403   the token's role, or a rule, does not allow it
+    ├── NotFound                    404   a thing named in the request does not exist
+    ├── TooLarge                    413   a body over the limit
+    ├── Conflict                    409   the state does not allow it (any more)
+    │   ├── AlreadyExists           409
+    │   └── StaleGeneration         409   the alias moved between reading and writing
+    ├── Corrupt                     500   stored bytes do not match their digest
+    ├── Unavailable                 503   retryable: a part is down or overloaded
+    │   └── Unschedulable           503   the cluster lacks the resources that were asked for
+    └── PartFailed                  500   a part of the platform did not start
+
+An error's ``args`` are its constructor arguments and its text is built in ``__str__``: that way it
+crosses an actor call, a pickle and the HTTP API (``code`` + ``args``) as the same class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RayplatError(Exception):
+    """Base of all errors of the platform. ``http_status`` and ``retryable`` belong to the class."""
+
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    @property
+    def code(self) -> str:
+        return type(self).__name__
+
+
+class BadRequest(RayplatError):
+    """``BadRequest(reason)``: malformed JSON, wrong content type, a missing body."""
+
+    http_status = 400
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class InvalidInput(RayplatError):
+    """``InvalidInput(field, reason)``: ``field`` names what is wrong, ``reason`` says what is expected."""
+
+    http_status = 422
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field, self.reason = field, reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class InvalidName(InvalidInput):
+    """``InvalidName(field, reason)``: a name that breaks the rule for its kind."""
+
+
+class SchemaMismatch(InvalidInput):
+    """``SchemaMismatch(field, reason)``: data that does not fit the declared columns."""
+
+
+class Unauthenticated(RayplatError):
+    """``Unauthenticated(reason)``: no token or an unknown one (the answer never says which token)."""
+
+    http_status = 401
+
+    def __init__(self, reason: str = "a platform token is needed: send 'Authorization: Bearer <token>'") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Forbidden(RayplatError):
+    """``Forbidden(who, reason)``: the rule that stands against it."""
+
+    http_status = 403
+
+    def __init__(self, who: str, reason: str) -> None:
+        super().__init__(who, reason)
+        self.who, self.reason = who, reason
+
+    def __str__(self) -> str:
+        return f"{self.who} may not do this: {self.reason}"
+
+
+class NotFound(RayplatError):
+    """``NotFound(kind, name, hint)``: ``kind`` is the noun (table, model, alias, …)."""
+
+    http_status = 404
+
+    def __init__(self, kind: str, name: str, hint: str = "") -> None:
+        super().__init__(kind, name, hint)
+        self.kind, self.name, self.hint = kind, name, hint
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} does not exist" + (f"; {self.hint}" if self.hint else "")
+
+
+class TooLarge(RayplatError):
+    """``TooLarge(what, size, limit)``: both in bytes."""
+
+    http_status = 413
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what, self.size, self.limit = what, size, limit
+
+    def __str__(self) -> str:
+        return f"{self.what} has {self.size} bytes, the limit is {self.limit}"
+
+
+class Conflict(RayplatError):
+    """``Conflict(reason)``: the present state does not allow the change."""
+
+    http_status = 409
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class AlreadyExists(Conflict):
+    """``AlreadyExists(reason)``."""
+
+
+class StaleGeneration(Conflict):
+    """``StaleGeneration(reason)``: read the alias again and decide anew."""
+
+
+class Corrupt(RayplatError):
+    """``Corrupt(what, expected, actual)``: digests that do not match; nothing was loaded."""
+
+    def __init__(self, what: str, expected: str, actual: str) -> None:
+        super().__init__(what, expected, actual)
+        self.what, self.expected, self.actual = what, expected, actual
+
+    def __str__(self) -> str:
+        return f"{self.what} is damaged: expected {self.expected}, found {self.actual}; it was not used"
+
+
+class Unavailable(RayplatError):
+    """``Unavailable(what, reason)``: try again, or see ``rayplat status``."""
+
+    http_status = 503
+    retryable = True
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return f"{self.what} is not available: {self.reason}"
+
+
+class Unschedulable(Unavailable):
+    """``Unschedulable(what, reason)``: ``reason`` gives demand, free resources and their holders."""
+
+
+class PartFailed(RayplatError):
+    """``PartFailed(part, reason)``: a part of the platform that did not start, and why."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(part, reason)
+        self.part, self.reason = part, reason
+
+    def __str__(self) -> str:
+        return f"{self.part} did not start: {self.reason}"
+
+
+def by_code(code: str, args: list[Any], message: str, status: int) -> RayplatError:
+    """The error that an HTTP answer describes: the class named ``code`` rebuilt from its ``args``."""
+    found = _CODES.get(code)
+    if found is not None:
+        try:
+            return found(*args)
+        except TypeError:  # a server of another version: keep its text
+            return Conflict(message) if status == 409 else BadRequest(message)
+    return Unavailable("the platform", message) if status >= 500 else BadRequest(message)
+
+
+def _tree(cls: type[RayplatError]) -> dict[str, type[RayplatError]]:
+    found = {cls.__name__: cls}
+    for sub in cls.__subclasses__():
+        found |= _tree(sub)
+    return found
+
+
+_CODES = _tree(RayplatError)

@@ -1,0 +1,145 @@
+"""One frozen tree of settings, and the only reader of settings files and ``RAYPLAT_*`` variables.
+
+Order: built-in defaults, then ``<home>/rayplat.toml``, then ``RAYPLAT_<GROUP>__<FIELD>`` variables (for
+example ``RAYPLAT_SERVE__HTTP_PORT=8100``), then keyword arguments of `load`. Unknown keys fail.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rayplat.errors import InvalidInput
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RaySettings(_Group):
+    """The Ray cluster that carries the platform."""
+
+    address: str | None = Field(None, description="GCS address of a running cluster; None starts a local one.")
+    num_cpus: int | None = Field(None, description="CPUs of the local cluster; None takes the machine's.")
+    object_store_bytes: int = Field(1 << 30, description="Shared memory for objects of the local cluster.")
+    gcs_port: int = Field(6399, description="Wanted port; the next free one is taken when it is in use.")
+    dashboard_port: int = Field(8265, description="Wanted port of the dashboard and job API.")
+
+
+class MlflowSettings(_Group):
+    """The tracking server and its page."""
+
+    port: int = Field(5000, description="Wanted port on 127.0.0.1.")
+
+
+class RegistrySettings(_Group):
+    """The registry's record, in the same database as MLflow's."""
+
+    database_url: str | None = Field(None, description="SQLAlchemy URL; None is SQLite in the home.")
+
+
+class DataSettings(_Group):
+    """Delta tables and the feature store."""
+
+    tables_uri: str | None = Field(None, description="Folder of the Delta tables; None is <home>/tables.")
+    online_store: str | None = Field(None, description="Path of the SQLite online store; None is in the home.")
+
+
+class ArtifactSettings(_Group):
+    """The content-addressed store."""
+
+    root: str | None = Field(None, description="Folder; None is <home>/artifacts.")
+
+
+class ServeSettings(_Group):
+    """HTTP ingress and model hosts."""
+
+    http_port: int = Field(8000, description="Wanted port of HAProxy (it listens on all interfaces).")
+    host_cpus: float = Field(0.1, description="CPUs a model host reserves: a fraction, so training still fits.")
+    max_body_bytes: int = Field(4 << 20, description="Larger request bodies are refused with 413.")
+    max_rows: int = Field(10_000, description="Rows in one request; more are refused with 413.")
+    token_cache_s: float = Field(5.0, description="How long a host trusts a token it has checked.")
+    poll_s: float = Field(20.0, description="Longest silence of a host's long poll before it asks again.")
+
+
+class LogSettings(_Group):
+    """The inference log: what a host buffers and how often the writer commits."""
+
+    buffer_rows: int = Field(65_536, description="Rows a host buffers; beyond it the oldest drop and are counted.")
+    flush_s: float = Field(0.25, description="Longest time a row waits in the host.")
+    commit_s: float = Field(2.0, description="Longest time between commits of the writer.")
+
+
+class MonitorSettings(_Group):
+    """Drift verdicts."""
+
+    min_rows: int = Field(500, description="No verdict below this many rows in the window.")
+
+
+class Settings(_Group):
+    """Everything that can be set. Pass it on; read nothing from the environment elsewhere."""
+
+    home: Path = Field(description="Where data, state and logs of this platform lie.")
+    ray: RaySettings = RaySettings()  # type: ignore[call-arg]
+    mlflow: MlflowSettings = MlflowSettings()  # type: ignore[call-arg]
+    registry: RegistrySettings = RegistrySettings()  # type: ignore[call-arg]
+    data: DataSettings = DataSettings()  # type: ignore[call-arg]
+    artifacts: ArtifactSettings = ArtifactSettings()  # type: ignore[call-arg]
+    serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
+    log: LogSettings = LogSettings()  # type: ignore[call-arg]
+    monitor: MonitorSettings = MonitorSettings()  # type: ignore[call-arg]
+
+    @property
+    def database_url(self) -> str:
+        return self.registry.database_url or f"sqlite:///{self.home / 'rayplat.db'}"
+
+    @property
+    def tables_uri(self) -> str:
+        return self.data.tables_uri or str(self.home / "tables")
+
+    @property
+    def online_store(self) -> str:
+        return self.data.online_store or str(self.home / "online.db")
+
+    @property
+    def artifacts_root(self) -> Path:
+        return Path(self.artifacts.root) if self.artifacts.root else self.home / "artifacts"
+
+
+def default_home(environ: Mapping[str, str] | None = None) -> Path:
+    """``RAYPLAT_HOME`` or ``~/.rayplat``."""
+    env = os.environ if environ is None else environ
+    return Path(env.get("RAYPLAT_HOME") or "~/.rayplat").expanduser().absolute()
+
+
+def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None, **groups: dict[str, Any]) -> Settings:
+    """Settings of one platform. Raises `InvalidInput` naming the key and where it was read.
+
+    ``groups`` are overrides by group: ``load(serve={"http_port": 8100})``.
+    """
+    env = os.environ if environ is None else environ
+    root = Path(home).expanduser().absolute() if home else default_home(env)
+    tree: dict[str, Any] = {}
+    file = root / "rayplat.toml"
+    if file.exists():
+        try:
+            tree = tomllib.loads(file.read_text())
+        except tomllib.TOMLDecodeError as e:
+            raise InvalidInput(str(file), f"not valid TOML: {e}") from e
+    for key, value in env.items():
+        parts = key.removeprefix("RAYPLAT_").lower().split("__")
+        if key.startswith("RAYPLAT_") and len(parts) == 2:
+            tree.setdefault(parts[0], {})[parts[1]] = value
+    for group, values in groups.items():
+        tree.setdefault(group, {}).update(values)
+    try:
+        return Settings(home=root, **tree)
+    except (ValidationError, TypeError) as e:
+        problems = e.errors() if isinstance(e, ValidationError) else [{"loc": ("settings",), "msg": str(e)}]
+        first = problems[0]
+        raise InvalidInput(".".join(str(p) for p in first["loc"]), f"{first['msg']} (settings of {root})") from e
