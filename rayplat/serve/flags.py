@@ -1,0 +1,36 @@
+"""The Ray Serve flags the platform runs with, and why. Ray reads them when its modules are imported, so they
+must be in the environment of ``ray start`` on every node; a cluster started without them is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# name -> (value, reason)
+_FLAGS: dict[str, tuple[str, str]] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": ("1", "HAProxy sends requests straight to the model host: no Python proxy between"),
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": ("1", "one event loop in a host, gRPC between replicas, buffered logs"),
+    "RAY_SERVE_HAPROXY_NBTHREAD": ("2", "the default of 4 threads competes with the hosts on a small machine"),
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": ("30", "the default of an hour lets idle or slow clients hold connections"),
+    "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": ("60", "by default a host that never answers holds its client for ever"),
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": ("1", "the default keeps a stopped host for 30 s"),
+}
+
+SERVE_ENV: Mapping[str, str] = {name: value for name, (value, _) in _FLAGS.items()}
+REASONS: Mapping[str, str] = {name: reason for name, (_, reason) in _FLAGS.items()}
+
+# Without these two, routing by longest prefix and the one-hop path do not exist: a cluster must have them.
+REQUIRED: tuple[str, ...] = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
+
+# Ports that HAProxy and Serve bind besides the HTTP port, with Ray's usual values: a second platform on the same
+# machine needs others.
+USUAL_PORTS: Mapping[str, int] = {
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+
+
+def missing(environ: Mapping[str, str]) -> list[str]:
+    """The required flags that ``environ`` lacks, as ``NAME=value``."""
+    return [f"{name}={SERVE_ENV[name]}" for name in REQUIRED if environ.get(name) != SERVE_ENV[name]]
