@@ -113,16 +113,16 @@ class NotFound(RayplatError):
 
 
 class TooLarge(RayplatError):
-    """``TooLarge(what, size, limit)``: both in bytes."""
+    """``TooLarge(what, size, limit, unit)``: more than is accepted; nothing of it was used."""
 
     http_status = 413
 
-    def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(what, size, limit)
-        self.what, self.size, self.limit = what, size, limit
+    def __init__(self, what: str, size: int, limit: int, unit: str = "bytes") -> None:
+        super().__init__(what, size, limit, unit)
+        self.what, self.size, self.limit, self.unit = what, size, limit, unit
 
     def __str__(self) -> str:
-        return f"{self.what} has {self.size} bytes, the limit is {self.limit}"
+        return f"{self.what} has {self.size} {self.unit}, the limit is {self.limit}"
 
 
 class Conflict(RayplatError):
