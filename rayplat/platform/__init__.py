@@ -1,0 +1,1 @@
+"""The platform's life on this machine: `lifecycle.up`, `lifecycle.status`, `lifecycle.down`, and what they rest on."""

@@ -1,0 +1,48 @@
+"""The MLflow tracking server and its page, one process on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+
+from rayplat.errors import PartFailed
+from rayplat.platform import processes
+from rayplat.settings import Settings
+
+
+def start(settings: Settings, mark: str, taken: set[int]) -> tuple[int, str]:
+    """Start the server; returns (pid, url) without waiting. `wait` tells when it answers."""
+    port = processes.free_port(settings.mlflow.port, taken)
+    command = [
+        *(processes.python(), "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
+        f"--backend-store-uri={settings.database_url}",
+        *("--serve-artifacts", f"--artifacts-destination={(settings.home / 'mlflow').as_uri()}"),
+    ]
+    env = {
+        **os.environ,
+        processes.MARK: mark,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start a second set of worker processes
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    process = processes.spawn(command, env, settings.home / "logs" / "mlflow.log")
+    return process.pid, f"http://127.0.0.1:{port}"
+
+
+def is_well(url: str | None) -> bool:
+    if url is None:
+        return False
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def wait(settings: Settings, pid: int, url: str, mark: str, timeout_s: float = 90) -> None:
+    """Until the server answers; `PartFailed` with the end of its log when it dies or stays silent."""
+    log = settings.home / "logs" / "mlflow.log"
+    processes.wait_until(lambda: is_well(url) or not processes.alive(pid, mark), timeout_s)
+    if not is_well(url):
+        raise PartFailed("the MLflow server", f"{processes.tail(log)} (see {log})")

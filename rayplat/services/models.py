@@ -1,0 +1,42 @@
+"""Verbs on registered models, their versions and their aliases."""
+
+from __future__ import annotations
+
+from rayplat.services.verbs import Noun, route
+from rayplat.types import AliasHead, ModelVersion, Role
+
+
+class Models(Noun):
+    """Registered models: versions never change, aliases move by promotion only."""
+
+    NAME = "models"
+
+    @route("GET", "/models", Role.VIEWER)
+    def list(self) -> tuple[str, ...]:
+        """Names of all registered models."""
+        return tuple(self._context.registry.models())
+
+    @route("GET", "/models/{model}/versions", Role.VIEWER)
+    def versions(self, model: str) -> tuple[ModelVersion, ...]:
+        """All versions, newest first. Raises NotFound for an unknown model."""
+        return tuple(self._context.registry.versions(model))
+
+    @route("GET", "/models/{model}/versions/{version}", Role.VIEWER)
+    def version(self, model: str, version: int) -> ModelVersion:
+        """One version. Raises NotFound."""
+        return self._context.registry.version(model, version)
+
+    @route("GET", "/models/{model}/aliases", Role.VIEWER)
+    def aliases(self, model: str) -> tuple[AliasHead, ...]:
+        """Where each alias of the model points."""
+        return tuple(self._context.registry.aliases(model))
+
+    @route("GET", "/models/{model}/aliases/{alias}", Role.VIEWER)
+    def alias(self, model: str, alias: str) -> AliasHead:
+        """Where one alias points. Raises NotFound."""
+        return self._context.registry.alias(model, alias)
+
+    @route("GET", "/models/{model}/aliases/{alias}/history", Role.VIEWER)
+    def history(self, model: str, alias: str) -> tuple[AliasHead, ...]:
+        """Every move of an alias, newest first: who, when, by which promotion."""
+        return tuple(self._context.registry.history(model, alias))

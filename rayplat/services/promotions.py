@@ -1,0 +1,47 @@
+"""Verbs on promotions: request, approve, reject, roll back; and the audit trail of all of it."""
+
+from __future__ import annotations
+
+from rayplat.services.verbs import Noun, route
+from rayplat.types import AliasHead, AuditEntry, Evidence, Promotion, PromotionState, Role
+
+
+class Promotions(Noun):
+    """Moving an alias: gated by evidence, approved by a second person, put back in one call."""
+
+    NAME = "promotions"
+
+    @route("GET", "/promotions", Role.VIEWER)
+    def list(self, model: str | None = None, state: PromotionState | None = None) -> tuple[Promotion, ...]:
+        """Promotions, newest first, of one model or in one state."""
+        return tuple(self._context.registry.promotions(model, state))
+
+    @route("GET", "/promotions/{promotion_id}", Role.VIEWER)
+    def get(self, promotion_id: str) -> Promotion:
+        """One promotion. Raises NotFound."""
+        return self._context.registry.promotion(promotion_id)
+
+    @route("POST", "/promotions", Role.DEVELOPER)
+    def request(self, model: str, version: int, alias: str, evidence: Evidence | None = None) -> Promotion:
+        """Ask to point ``alias`` at ``version``; the gates decide at once, and without evidence they fail."""
+        return self._context.registry.request_promotion(model, version, alias, evidence, self._context.principal)
+
+    @route("POST", "/promotions/{promotion_id}/approve", Role.APPROVER)
+    def approve(self, promotion_id: str, subject_digest: str | None = None) -> Promotion:
+        """Approve exactly what was seen, and move the alias. The requester and the author of the version may not."""
+        return self._context.registry.approve(promotion_id, self._context.principal, subject_digest)
+
+    @route("POST", "/promotions/{promotion_id}/reject", Role.APPROVER)
+    def reject(self, promotion_id: str, reason: str) -> Promotion:
+        """Close a promotion without moving the alias."""
+        return self._context.registry.reject(promotion_id, self._context.principal, reason)
+
+    @route("POST", "/models/{model}/aliases/{alias}/rollback", Role.APPROVER)
+    def rollback(self, model: str, alias: str, reason: str) -> AliasHead:
+        """Point the alias back at the version that was live before."""
+        return self._context.registry.rollback(model, alias, self._context.principal, reason)
+
+    @route("GET", "/audit", Role.VIEWER)
+    def audit(self, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """The newest entries of the audit trail."""
+        return tuple(self._context.registry.audit(limit))

@@ -1,0 +1,39 @@
+"""Verbs on platform tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from rayplat.services.verbs import Noun, route
+from rayplat.types import Role, TokenInfo
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """``secret`` is shown this once; only its hash is stored."""
+
+    info: TokenInfo
+    secret: str
+
+
+class Tokens(Noun):
+    """Who may do what: viewer < developer < approver < admin."""
+
+    NAME = "tokens"
+
+    @route("GET", "/tokens", Role.ADMIN)
+    def list(self) -> tuple[TokenInfo, ...]:
+        """All tokens, without their secrets."""
+        return tuple(self._context.registry.tokens())
+
+    @route("POST", "/tokens", Role.ADMIN)
+    def create(self, principal: str, role: Role, expires_at: datetime | None = None) -> NewToken:
+        """A token for a person or service named ``principal``."""
+        info, secret = self._context.registry.create_token(principal, role, self._context.principal, expires_at)
+        return NewToken(info, secret)
+
+    @route("DELETE", "/tokens/{token_id}", Role.ADMIN)
+    def revoke(self, token_id: str) -> None:
+        """Refuse a token from now on."""
+        self._context.registry.revoke_token(token_id, self._context.principal)
