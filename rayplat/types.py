@@ -333,6 +333,7 @@ class QualityReport:
     log_loss: float | None
     positive_rate: float | None
     mean_score: float | None
+    calibration_error: float | None = None
 
 
 @dataclass(frozen=True)
