@@ -1,0 +1,1 @@
+"""Content-addressed artifacts: objects written once, trees described by a canonical manifest."""
