@@ -143,3 +143,15 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
         problems = e.errors() if isinstance(e, ValidationError) else [{"loc": ("settings",), "msg": str(e)}]
         first = problems[0]
         raise InvalidInput(".".join(str(p) for p in first["loc"]), f"{first['msg']} (settings of {root})") from e
+
+
+def remote_platform(url: str | None = None, environ: Mapping[str, str] | None = None) -> tuple[str, str] | None:
+    """(url, token) of a remote platform from ``url`` or ``RAYPLAT_URL`` with ``RAYPLAT_TOKEN``; None: a local one."""
+    env = os.environ if environ is None else environ
+    address = url or env.get("RAYPLAT_URL")
+    if not address:
+        return None
+    token = env.get("RAYPLAT_TOKEN")
+    if not token:
+        raise InvalidInput("RAYPLAT_TOKEN", f"set it to your platform token for {address}")
+    return address, token

@@ -16,14 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rayplat.actors import NAMESPACE, RESOURCE
 from rayplat.errors import PartFailed
 from rayplat.platform import processes
 from rayplat.platform.state import secret_file
 from rayplat.serve import flags
 from rayplat.settings import Settings
 
-NAMESPACE = "rayplat"
-RESOURCE = "rayplat"  # a node that may carry platform actors declares it; a laptop's only node does
+
+
 
 
 def token_file(home: Path) -> Path:

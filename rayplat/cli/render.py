@@ -1,0 +1,86 @@
+"""How results look: rich tables for people, one JSON document with ``--json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+_LONG = 44
+
+
+def show(result: Any, as_json: bool) -> None:
+    """Print ``result``: a value, a frozen dataclass, or a sequence of them."""
+    if as_json:
+        sys.stdout.write(TypeAdapter(Any).dump_json(result, indent=2).decode() + "\n")
+    elif result is None:
+        OUT.print("[green]done[/green]")
+    elif isinstance(result, dict):
+        OUT.print(_pairs(result))
+    elif dataclasses.is_dataclass(result):
+        OUT.print(_pairs(_fields(result)))
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        OUT.print(_rows(result)) if result else OUT.print("[dim]none[/dim]")
+    else:
+        OUT.print(str(result))
+
+
+def fail(message: str) -> None:
+    """One line on stderr."""
+    line = " ".join(message.split())
+    ERR.print(f"[bold red]error:[/bold red] {_escape(line)}", soft_wrap=True)
+
+
+def _rows(items: Sequence[Any]) -> Table:
+    records = [i if isinstance(i, dict) else _fields(i) if dataclasses.is_dataclass(i) else {"name": i} for i in items]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    names = list(dict.fromkeys(n for r in records for n in r))
+    for name in names:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for record in records:
+        table.add_row(*(_text(record.get(name)) for name in names))
+    return table
+
+
+def _pairs(record: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in record.items():
+        table.add_row(name.replace("_", " "), _text(value, _LONG * 4))
+    return table
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+
+
+def _text(value: Any, limit: int = _LONG) -> str:
+    if value is None:
+        return "[dim]-[/dim]"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str) and value.startswith("sha256:"):
+        return value[:19] + "…"
+    if dataclasses.is_dataclass(value) or isinstance(value, dict | list | tuple):
+        value = json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), ensure_ascii=False)
+    text = str(value)
+    return _escape(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

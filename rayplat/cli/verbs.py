@@ -1,0 +1,126 @@
+"""Commands for the verbs of all nouns, made from their signatures: path parameters are arguments, the rest options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from rayplat.cli import connection, render
+from rayplat.errors import InvalidInput
+from rayplat.services.catalog import NOUNS
+from rayplat.services.verbs import Noun, Verb, verbs
+
+# noun -> group of commands
+GROUPS = {
+    "tables": "table",
+    "features": "features",
+    "runs": "run",
+    "models": "model",
+    "endpoints": "serve",
+    "monitors": "monitor",
+    "tokens": "token",
+    "promotions": "promotion",
+}
+# Verbs that people say without a noun.
+TOP_LEVEL = {
+    ("promotions", "request"): "promote",
+    ("promotions", "approve"): "approve",
+    ("promotions", "reject"): "reject",
+    ("promotions", "rollback"): "rollback",
+    ("promotions", "audit"): "audit",
+    ("models", "alias"): "alias",
+}
+RENAMED = {("tokens", "list"): "ls"}
+_SIMPLE = (str, int, float, bool)
+
+
+def register(app: typer.Typer) -> None:
+    """Add a command for every verb."""
+    for noun in NOUNS:
+        if noun.NAME not in GROUPS:
+            continue
+        group = typer.Typer(help=inspect.getdoc(noun), no_args_is_help=True)
+        app.add_typer(group, name=GROUPS[noun.NAME])
+        for verb in verbs(noun):
+            top = TOP_LEVEL.get((noun.NAME, verb.name))
+            target, name = (app, top) if top else (group, RENAMED.get((noun.NAME, verb.name), verb.name))
+            target.command(name, help=verb.doc)(_command(noun, verb))
+
+
+def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
+    parameters = {p.name: p for p in verb.signature.parameters.values() if p.name != "self"}
+
+    def command(**given: Any) -> None:
+        home, url, as_json = given.pop("home"), given.pop("url"), given.pop("as_json")
+        with connection.errors():
+            arguments = {name: _parse(name, parameters[name].annotation, value) for name, value in given.items()}
+            client = getattr(connection.platform(home, url), noun.NAME)
+            with connection.wait(f"{noun.NAME} {verb.name} …"):
+                result = getattr(client, verb.name)(**arguments)
+            render.show(result, as_json)
+
+    shown = [
+        inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=_default(p))
+        for p in parameters.values()
+    ]
+    extra = {"home": connection.Home, "url": connection.Url, "as_json": connection.Json}
+    defaults = {"home": None, "url": None, "as_json": False}
+    shown += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=defaults[n]) for n, a in extra.items()]
+    shown.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in shown}
+    return command
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return parameter.default
+
+
+def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
+    kind = _cli_type(parameter.annotation)
+    required = parameter.default is parameter.empty
+    if kind is list:
+        return Annotated[list[str], typer.Argument()] if required else Annotated[list[str] | None, typer.Option()]
+    if parameter.name in verb.route.path_params or (required and kind in (str, int)):
+        return Annotated[kind, typer.Argument()]
+    if kind is dict:
+        help_text = "JSON, or @file with JSON"
+        return Annotated[str | None, typer.Option(help=help_text)] if not required else Annotated[str, typer.Option(help=help_text)]
+    return Annotated[kind, typer.Option()] if required else Annotated[kind | None, typer.Option()]
+
+
+def _cli_type(annotation: Any) -> Any:
+    """str, int, …; list for tuples of strings; dict for what is written as JSON; str for moments and enums."""
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return _cli_type(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    if origin in (tuple, list):
+        return list
+    if annotation in _SIMPLE:
+        return annotation
+    if inspect.isclass(annotation) and hasattr(annotation, "__dataclass_fields__"):
+        return dict
+    return str
+
+
+def _parse(name: str, annotation: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if _cli_type(annotation) is dict:
+        text = Path(value[1:]).read_text() if value.startswith("@") else value
+        try:
+            value = json.loads(text)
+        except ValueError as e:
+            raise InvalidInput(name, f"is not valid JSON: {e}") from e
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as e:
+        raise InvalidInput(name, e.errors()[0]["msg"]) from e

@@ -1,0 +1,68 @@
+"""The nouns over HTTP: the same classes, each verb replaced by a request to its route."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pydantic import TypeAdapter, ValidationError
+
+from rayplat.errors import InvalidInput, Unavailable, by_code
+from rayplat.services.verbs import Noun, Verb, verbs
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def remote(noun: type[Noun], http: httpx.Client) -> Any:
+    """An object with the verbs of ``noun`` that speaks HTTP; it returns and raises what the local one does."""
+    methods = {verb.name: _method(verb, http) for verb in verbs(noun)}
+    return type(f"Remote{noun.__name__}", (noun,), {"__init__": lambda self: None, **methods})()
+
+
+def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
+    returns: TypeAdapter[Any] = TypeAdapter(verb.signature.return_annotation)
+    types = {p.name: TypeAdapter(p.annotation) for p in verb.signature.parameters.values() if p.name != "self"}
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        bound = verb.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = {name: types[name].dump_python(value, mode="json", warnings=False) for name, value in bound.arguments.items() if name != "self"}
+        path = verb.route.path
+        for name in verb.route.path_params:
+            path = path.replace(f"{{{name}}}", quote(str(given.pop(name)), safe=""))
+        if verb.route.has_body:
+            answer = request(http, verb.route.method, path, json=given)
+        else:
+            answer = request(http, verb.route.method, path, params={k: v for k, v in given.items() if v is not None})
+        try:
+            return returns.validate_json(answer.content)
+        except ValidationError as e:
+            raise Unavailable("the platform", f"its answer to {path} does not fit this client: {e.errors()[0]['msg']}") from e
+
+    method.__name__, method.__doc__ = verb.name, verb.doc
+    method.__signature__ = inspect.Signature(list(verb.signature.parameters.values()), return_annotation=verb.signature.return_annotation)  # type: ignore[attr-defined]
+    return method
+
+
+def request(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    """Send it; an HTTP error becomes the error of our tree that it describes."""
+    import httpx
+
+    try:
+        answer = http.request(method, path, **kwargs)
+    except httpx.TimeoutException as e:
+        raise Unavailable("the platform", f"no answer from {http.base_url} within its time") from e
+    except httpx.HTTPError as e:
+        raise Unavailable("the platform", f"{http.base_url} cannot be reached ({e}); is it up?") from e
+    except ValueError as e:
+        raise InvalidInput("request", f"cannot be sent as JSON: {e}") from e
+    if answer.status_code >= 400:
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {"error": answer.text[:300] or answer.reason_phrase}
+        raise by_code(body.get("code", ""), body.get("args", []), str(body.get("error")), answer.status_code)
+    return answer
