@@ -1,0 +1,44 @@
+# Each target does all of its own set-up: a virtual environment, the install with pip, then the work.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_DIR ?= $(HOME)/.rayplat
+
+.PHONY: demo test check bench bench-demo bench-test clean install install-dev
+
+demo: install
+	$(BIN)/rayplat demo --home "$(HOME_DIR)"
+
+test: install-dev
+	$(BIN)/python -m pytest --durations=10
+
+check: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: bench-demo bench-test
+
+bench-demo: install-dev
+	$(BIN)/python benchmarks/demo.py
+
+bench-test: install-dev
+	$(BIN)/python benchmarks/suite.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/installed

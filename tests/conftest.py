@@ -1,0 +1,63 @@
+"""Fixtures shared by all tests: settings in a temporary home, the session's Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayplat import settings as settings_module
+from rayplat.platform import processes, ray_node
+from rayplat.platform.state import new_state, prepare_home
+from rayplat.serve.flags import SERVE_ENV
+from rayplat.settings import Settings
+
+# Read by Ray, whylogs and MLflow when they are imported: so before any test imports them.
+os.environ.update(SERVE_ENV)
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP="1",  # this process calls handles from plain threads
+    WHYLOGS_NO_ANALYTICS="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    GIT_PYTHON_REFRESH="quiet",
+    FEAST_USAGE="False",
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a home that no other test knows."""
+    home = tmp_path / "home"
+    prepare_home(home)
+    return settings_module.load(home, environ={})
+
+
+@pytest.fixture(scope="session")
+def _head() -> Iterator[tuple[Path, str]]:
+    """One local head for the whole session: 2 CPUs, the platform's resource and flags, a token of its own."""
+    with tempfile.TemporaryDirectory(prefix="rp-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder) / "home"
+        prepare_home(home)
+        settings = settings_module.load(
+            home, environ={}, ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700}
+        )
+        mark = new_state().mark
+        try:
+            address, _ = ray_node.start_head(settings, mark)
+            yield home, address
+        finally:
+            import ray
+
+            ray.shutdown()
+            processes.end_marked(mark)
+
+
+@pytest.fixture
+def ray_cluster(_head: tuple[Path, str]) -> str:
+    """The session's cluster, with this process connected to it in the namespace ``rayplat``. Its address."""
+    home, address = _head
+    ray_node.connect(home, address)
+    return address
