@@ -1,0 +1,177 @@
+"""Keeps a host on the version its alias points at: load beside, swap one reference, acknowledge, keep the old one.
+
+The registry pushes (a long poll); silence ends after ``poll_s`` and is asked again, so a missed notice costs at
+most that. A version that does not load leaves the old one serving, with the reason kept, and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from rayplat.errors import NotFound, RayplatError, Unavailable
+from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
+from rayplat.types import AliasHead
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 30.0
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers now: the alias's head and the version loaded for it. Replaced as a whole, never changed."""
+
+    head: AliasHead
+    loaded: LoadedVersion
+
+
+class AliasFollower:
+    """Follows one alias for one replica. `start` loads the first version; `run` is the endless task.
+
+    ``current`` is read once per request; everything of that request comes from the value read.
+    """
+
+    def __init__(
+        self,
+        registry: RegistryPort,
+        loader: Loader,
+        model: str,
+        alias: str,
+        replica: str,
+        poll_s: float,
+    ) -> None:
+        self._registry, self._loader = registry, loader
+        self._model, self._alias, self._replica = model, alias, replica
+        self._poll_s = poll_s
+        self._retry_s = _FIRST_RETRY_S
+        self._current: Serving | None = None
+        self.previous: Serving | None = None
+        self._failed: AliasHead | None = None
+        self.failure: str | None = None
+        self.swaps = 0
+
+    @property
+    def current(self) -> Serving:
+        if self._current is None:
+            raise Unavailable(f"model {self._model!r}", "its first version is still loading")
+        return self._current
+
+    async def start(self) -> None:
+        """Load what the alias points at. Waits for a registry that is down; raises NotFound for an unknown alias,
+        or the reason why the version cannot be used."""
+        while True:
+            try:
+                head = await self._registry.alias(self._model, self._alias)
+                break
+            except Unavailable as e:
+                log.warning("model %s waits for the registry: %s", self._model, e)
+                await self._pause()
+        self._retry_s = _FIRST_RETRY_S
+        self._current = Serving(head, await self._loaded(head))
+        log.info("serving", extra=self._fields(head))
+        await self._acknowledge()
+
+    async def run(self) -> None:
+        """Follow the alias for ever. Ends only by cancellation."""
+        while True:
+            try:
+                await self.step()
+            except RayplatError as e:
+                log.warning("following %s of model %s: %s", self._alias, self._model, e)
+                await self._pause()
+            except Exception:
+                log.exception("following %s of model %s", self._alias, self._model)
+                await self._pause()
+
+    async def step(self) -> None:
+        """One round: wait for a newer head (at most ``poll_s``), move to it, acknowledge. After a failed load the
+        wait is for something newer than what failed, and its end is the next attempt."""
+        failed = self._failed
+        known = failed or self.current.head
+        timeout_s = self._retry_s if failed else self._poll_s
+        head = await self._registry.listen(self._model, self._alias, known.generation, timeout_s)
+        if failed and head is None:
+            self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
+            head = failed
+        if head is not None and head.generation > self.current.head.generation:
+            await self._move(head)
+        if self._failed is None:
+            self._retry_s = _FIRST_RETRY_S
+        await self._acknowledge()
+
+    async def _move(self, head: AliasHead) -> None:
+        old = self.current
+        try:
+            loaded = await self._loaded(head)
+        except Exception as e:
+            self._failed = head
+            self.failure = f"generation {head.generation}, version {head.version}: {e}"
+            log.exception("version not loaded, the old one goes on serving", extra=self._fields(head))
+            return
+        self._current = Serving(head, loaded)
+        if loaded is not old.loaded:
+            self.previous = old
+        self._failed = self.failure = None
+        self.swaps += 1
+        log.info("alias moved", extra={**self._fields(head), "from_version": old.loaded.version})
+
+    async def _loaded(self, head: AliasHead) -> LoadedVersion:
+        for held in (self._current, self.previous):
+            if held is not None and (held.loaded.version, held.loaded.digest) == (head.version, head.digest):
+                return held.loaded
+        return await asyncio.to_thread(self._loader.load, self._model, head.version, head.digest)
+
+    async def _acknowledge(self) -> None:
+        """Tell the registry what is live. It keeps this in memory only, so it is told again in every round."""
+        try:
+            await self._registry.ack(self._model, self._alias, self.current.head.generation, self._replica)
+        except (Unavailable, NotFound) as e:
+            log.debug("acknowledgement not delivered: %s", e)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._retry_s)
+        self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
+
+    def _fields(self, head: AliasHead) -> dict[str, object]:
+        return {"model": head.model, "alias": head.alias, "version": head.version, "generation": head.generation}
+
+
+class PinnedVersions:
+    """Exact versions loaded on demand beside the alias's own, the least recently used leaving first."""
+
+    def __init__(self, registry: RegistryPort, loader: Loader, model: str, capacity: int = 2) -> None:
+        self._registry, self._loader, self._model, self._capacity = registry, loader, model, capacity
+        self._loaded: dict[int, LoadedVersion] = {}
+        self._loading: dict[int, asyncio.Task[LoadedVersion]] = {}
+
+    def find(self, version: int) -> LoadedVersion | None:
+        """The version if it is loaded; it counts as used."""
+        loaded = self._loaded.pop(version, None)
+        if loaded is not None:
+            self._loaded[version] = loaded
+        return loaded
+
+    def held(self) -> list[int]:
+        return list(self._loaded)
+
+    async def get(self, version: int) -> LoadedVersion:
+        """The version, loaded now if need be (once, however many requests wait). Raises NotFound."""
+        loaded = self.find(version)
+        if loaded is not None:
+            return loaded
+        task = self._loading.get(version)
+        if task is None:
+            task = asyncio.create_task(self._load(version))
+            self._loading[version] = task
+            task.add_done_callback(lambda _: self._loading.pop(version, None))
+        return await asyncio.shield(task)
+
+    async def _load(self, version: int) -> LoadedVersion:
+        known = await self._registry.version(self._model, version)
+        loaded = await asyncio.to_thread(self._loader.load, self._model, version, known.digest)
+        self._loaded[version] = loaded
+        while len(self._loaded) > self._capacity:
+            self._loaded.pop(next(iter(self._loaded)))
+        return loaded

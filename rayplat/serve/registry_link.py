@@ -1,0 +1,61 @@
+"""The registry actor as a host sees it: asynchronous calls with a time limit, its death as `Unavailable`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rayplat import actors
+from rayplat.errors import RayplatError, Unavailable
+from rayplat.types import AliasHead, ModelVersion, Principal
+
+_CALL_S = 5.0
+_LISTEN_GRACE_S = 10.0  # beyond the poll's own end: a registry that is silent for longer is taken for dead
+
+
+class RegistryLink:
+    """Implements `ports.RegistryPort` over the named actor. The handle is looked up anew after every failure."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    async def alias(self, model: str, alias: str) -> AliasHead:
+        head: AliasHead = await self._call("alias", _CALL_S, model, alias)
+        return head
+
+    async def version(self, model: str, version: int) -> ModelVersion:
+        found: ModelVersion = await self._call("version", _CALL_S, model, version)
+        return found
+
+    async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None:
+        head: AliasHead | None = await self._call(
+            "listen", timeout_s + _LISTEN_GRACE_S, model, alias, generation, timeout_s
+        )
+        return head
+
+    async def ack(self, model: str, alias: str, generation: int, replica: str) -> None:
+        await self._call("ack", _CALL_S, model, alias, generation, replica)
+
+    async def authenticate(self, token_hash: str) -> Principal | None:
+        principal: Principal | None = await self._call("authenticate", _CALL_S, token_hash)
+        return principal
+
+    async def _call(self, method: str, timeout_s: float, *args: Any) -> Any:
+        import ray.exceptions as rex
+
+        try:
+            if self._handle is None:
+                self._handle = await asyncio.to_thread(actors.find, actors.REGISTRY)
+            if self._handle is None:
+                raise Unavailable("the registry", "its actor does not run")
+            return await asyncio.wait_for(getattr(self._handle, method).remote(*args), timeout_s)
+        except rex.RayTaskError as e:
+            if isinstance(e.cause, RayplatError):
+                raise e.cause from None
+            raise
+        except TimeoutError:
+            self._handle = None
+            raise Unavailable("the registry", f"{method} gave no answer within {timeout_s:g} s") from None
+        except rex.RayError as e:
+            self._handle = None
+            raise Unavailable("the registry", "its actor is restarting or gone") from e
