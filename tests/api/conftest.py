@@ -1,0 +1,57 @@
+"""The control application on a real socket, over an in-memory registry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from rayplat import identity
+from rayplat.api.app import Backend, build
+from rayplat.data.tables import Tables
+from rayplat.platform.processes import free_port, wait_until
+from rayplat.services.verbs import Context
+from rayplat.settings import Settings
+from rayplat.types import Principal, Role
+from tests.api.fakes import FakeRegistry, FakeTracking
+
+
+@dataclass(frozen=True)
+class Served:
+    """``tokens`` maps a role to a secret; ``context`` is what the application works with."""
+
+    url: str
+    tokens: dict[Role, str]
+    context: Context
+    app: Any
+
+    def http(self, role: Role | None = Role.ADMIN) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.tokens[role]}"} if role else {}
+        return httpx.Client(base_url=self.url, headers=headers)
+
+
+@pytest.fixture
+def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
+    secrets = {role: identity.new_token()[0] for role in Role}
+    known = {secret: Principal(f"{role}-person", role) for role, secret in secrets.items()}
+    registry: Any = FakeRegistry()
+    tracking: Any = FakeTracking()
+    features: Any = None
+    context = Context(
+        settings, registry, Tables(settings.tables_uri), tracking, features, "http://serve", Principal("admin-person", Role.ADMIN)
+    )
+    app = build(Backend(context, known.get))
+    port = free_port(18_000)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert wait_until(lambda: server.started, 10)
+    yield Served(f"http://127.0.0.1:{port}", secrets, context, app)
+    server.should_exit = True
+    thread.join(10)

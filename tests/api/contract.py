@@ -1,0 +1,75 @@
+"""What a client may rely on, whichever way it reaches the platform. Subclasses give ``platform`` and ``model``:
+a registered model with two versions or more whose ``champion`` is set. Results and errors are the same both ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayplat.errors import InvalidInput, InvalidName, NotFound
+from rayplat.types import AliasHead, ModelVersion, PromotionState, Role
+
+
+class ClientContract:
+    def test_models_and_versions(self, platform: Any, model: str) -> None:
+        assert model in platform.models.list()
+        versions = platform.models.versions(model)
+        assert isinstance(versions, tuple)
+        assert all(isinstance(v, ModelVersion) for v in versions)
+        assert [v.version for v in versions] == sorted((v.version for v in versions), reverse=True)
+        assert platform.models.version(model, versions[0].version) == versions[0]
+
+    def test_alias_and_history(self, platform: Any, model: str) -> None:
+        head = platform.models.alias(model, "champion")
+        assert isinstance(head, AliasHead)
+        assert head in platform.models.aliases(model)
+        history = platform.models.history(model, "champion")
+        assert history[0] == head
+        assert [h.generation for h in history] == sorted((h.generation for h in history), reverse=True)
+        assert head.moved_at.tzinfo is not None
+
+    def test_what_does_not_exist(self, platform: Any, model: str) -> None:
+        with pytest.raises(NotFound, match="no-such-model"):
+            platform.models.versions("no-such-model")
+        with pytest.raises(NotFound):
+            platform.models.version(model, 999_999)
+        with pytest.raises(NotFound):
+            platform.models.alias(model, "no-such-alias")
+        with pytest.raises(NotFound):
+            platform.tables.get("no_such_table")
+        with pytest.raises(NotFound):
+            platform.runs.get("0" * 32)
+        with pytest.raises(NotFound):
+            platform.promotions.get("no-such-promotion")
+
+    @pytest.mark.parametrize("alias", ["v2", "7", "latest"])
+    def test_an_alias_that_would_shadow_a_version(self, platform: Any, model: str, alias: str) -> None:
+        with pytest.raises(InvalidName, match="shadow"):
+            platform.promotions.request(model, 1, alias)
+
+    def test_a_promotion_without_evidence_is_rejected(self, platform: Any, model: str) -> None:
+        newest = platform.models.versions(model)[0].version
+        asked = platform.promotions.request(model, newest, "contract-candidate")
+        assert asked.state is PromotionState.REJECTED
+        assert platform.promotions.get(asked.promotion_id) == asked
+
+    def test_tables(self, platform: Any) -> None:
+        assert isinstance(platform.tables.list(), tuple)
+        with pytest.raises(InvalidInput, match="limit"):
+            platform.tables.head("any", limit=0)
+
+    def test_runs(self, platform: Any) -> None:
+        runs = platform.runs.list(limit=1)
+        assert len(runs) == 1
+        with pytest.raises(InvalidInput, match="two runs"):
+            platform.runs.compare((runs[0].run_id,))
+
+    def test_tokens(self, platform: Any) -> None:
+        made = platform.tokens.create("contract-person", Role.VIEWER)
+        assert made.secret.startswith("rpt_")
+        assert made.info in platform.tokens.list()
+        assert platform.tokens.revoke(made.info.token_id) is None
+        with pytest.raises(NotFound):
+            platform.tokens.revoke("no-such-token")

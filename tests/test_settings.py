@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayplat import settings as settings_module
+from rayplat.errors import InvalidInput
+
+
+def test_order_of_sources(tmp_path: Path) -> None:
+    (tmp_path / "rayplat.toml").write_text("[serve]\nhttp_port = 8100\nhost_cpus = 0.2\n")
+    loaded = settings_module.load(tmp_path, environ={"RAYPLAT_SERVE__HTTP_PORT": "8200"}, monitor={"min_rows": 7})
+    assert (loaded.serve.http_port, loaded.serve.host_cpus, loaded.monitor.min_rows) == (8200, 0.2, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "named"),
+    [
+        ("[serve]\nport = 1\n", {}, "serve.port"),
+        ("[serve\n", {}, "TOML"),
+        ("", {"RAYPLAT_SERVE__HTTP_PORT": "many"}, "serve.http_port"),
+        ("", {"RAYPLAT_NOPE__X": "1"}, "nope"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, environ: dict[str, str], named: str) -> None:
+    (tmp_path / "rayplat.toml").write_text(text)
+    with pytest.raises(InvalidInput, match=named):
+        settings_module.load(tmp_path, environ=environ)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for group in settings_module.Settings.model_fields.values():
+        for name, field in getattr(group.annotation, "model_fields", {}).items():
+            assert field.description, name
+
+
+def test_home_from_the_environment(tmp_path: Path) -> None:
+    assert settings_module.load(environ={"RAYPLAT_HOME": str(tmp_path)}).home == tmp_path
+
+
+def test_remote_platform_needs_a_token() -> None:
+    assert settings_module.remote_platform(environ={}) is None
+    assert settings_module.remote_platform(environ={"RAYPLAT_URL": "http://h", "RAYPLAT_TOKEN": "t"}) == ("http://h", "t")
+    with pytest.raises(InvalidInput, match="RAYPLAT_TOKEN"):
+        settings_module.remote_platform(environ={"RAYPLAT_URL": "http://h"})
