@@ -1,0 +1,1 @@
+"""Profiles of data, drift against a baseline, and live quality."""
