@@ -70,7 +70,7 @@ def _number(value: float) -> str:
         raise InvalidInput("canonical JSON", f"{value} is no JSON number")
     if value == 0:
         return "0"
-    mantissa, exponent = f"{abs(value)!r}e0".split("e")[:2]
+    mantissa, exponent = f"{abs(float(value))!r}e0".split("e")[:2]
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
     point = len(whole) + int(exponent) - (len(whole + fraction) - len(digits))  # value = 0.digits * 10**point

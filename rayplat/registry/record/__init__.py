@@ -1,0 +1,1 @@
+"""The registry's record in SQL: tables, transactions, and one module of operations for each noun."""

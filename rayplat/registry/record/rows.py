@@ -1,0 +1,146 @@
+"""Between rows of the record and the platform's values: times, JSON columns, one function for each value."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rayplat.artifacts.manifest import canonical
+from rayplat.registry.promotion import finite
+from rayplat.types import (
+    AliasHead,
+    Approval,
+    AuditEntry,
+    Evidence,
+    GateResult,
+    ModelVersion,
+    Promotion,
+    PromotionState,
+    Role,
+    TableVersion,
+    TokenInfo,
+    Verdict,
+)
+
+Row = Any  # sqlalchemy.Row: its columns are known by name only
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_us(at: datetime) -> int:
+    """Microseconds since 1970 UTC, exactly."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def to_json(value: Any) -> str:
+    """Canonical JSON text; floats that JSON lacks become strings (`promotion.finite`)."""
+    return canonical(finite(value)).decode()
+
+
+def model_version(row: Row) -> ModelVersion:
+    return ModelVersion(
+        model=row.model,
+        version=row.version,
+        digest=row.digest,
+        run_id=row.run_id,
+        author=row.author,
+        created_at=from_us(row.created_at),
+        training_set=row.training_set,
+        pins=tuple(TableVersion(**pin) for pin in json.loads(row.pins)),
+        metrics=_metrics(json.loads(row.metrics)),
+        baseline=row.baseline,
+    )
+
+
+def model_version_columns(version: ModelVersion) -> dict[str, Any]:
+    pins, metrics = to_json([asdict(pin) for pin in version.pins]), to_json(version.metrics)
+    return {**vars(version), "created_at": to_us(version.created_at), "pins": pins, "metrics": metrics}
+
+
+def alias_head(row: Row) -> AliasHead:
+    return AliasHead(
+        model=row.model,
+        alias=row.alias,
+        version=row.version,
+        digest=row.digest,
+        generation=row.generation,
+        moved_at=from_us(row.moved_at),
+        moved_by=row.moved_by,
+        promotion_id=row.promotion_id,
+    )
+
+
+def alias_head_columns(head: AliasHead) -> dict[str, Any]:
+    return {**vars(head), "moved_at": to_us(head.moved_at)}
+
+
+def approval(row: Row) -> Approval:
+    return Approval(row.approver, row.decision, row.subject_digest, from_us(row.at), row.reason)
+
+
+def promotion(row: Row, approvals: tuple[Approval, ...]) -> Promotion:
+    return Promotion(
+        promotion_id=row.promotion_id,
+        model=row.model,
+        version=row.version,
+        digest=row.digest,
+        alias=row.alias,
+        expected_generation=row.expected_generation,
+        state=PromotionState(row.state),
+        requester=row.requester,
+        created_at=from_us(row.created_at),
+        subject_digest=row.subject_digest,
+        evidence=_evidence(row.evidence),
+        gates=tuple(GateResult(g["gate"], Verdict(g["verdict"]), g["reason"]) for g in json.loads(row.gates)),
+        approvals=approvals,
+    )
+
+
+def promotion_columns(found: Promotion) -> dict[str, Any]:
+    columns = {name: value for name, value in vars(found).items() if name != "approvals"}
+    return {
+        **columns,
+        "state": found.state.value,
+        "created_at": to_us(found.created_at),
+        "evidence": None if found.evidence is None else to_json(asdict(found.evidence)),
+        "gates": to_json([asdict(g) for g in found.gates]),
+    }
+
+
+def audit_entry(row: Row) -> AuditEntry:
+    return AuditEntry(row.seq, from_us(row.at), row.actor, row.action, row.subject, json.loads(row.detail))
+
+
+def token_info(row: Row) -> TokenInfo:
+    return TokenInfo(
+        token_id=row.token_id,
+        principal=row.principal,
+        role=Role(row.role),
+        created_at=from_us(row.created_at),
+        created_by=row.created_by,
+        expires_at=None if row.expires_at is None else from_us(row.expires_at),
+        revoked_at=None if row.revoked_at is None else from_us(row.revoked_at),
+    )
+
+
+def _metrics(found: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in found.items()}
+
+
+def _evidence(text: str | None) -> Evidence | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    baseline = found["baseline"]
+    return Evidence(
+        dataset=found["dataset"],
+        rows=found["rows"],
+        candidate=_metrics(found["candidate"]),
+        baseline_version=found["baseline_version"],
+        baseline=None if baseline is None else _metrics(baseline),
+    )

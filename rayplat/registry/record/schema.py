@@ -1,0 +1,143 @@
+"""The ``rp_*`` tables, in the same database as MLflow's. Times are microseconds since 1970 UTC; JSON is text.
+
+One row of ``rp_schema`` says which version of these tables a database has, so that a later release can migrate it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+VERSION = 1
+metadata = MetaData()
+
+_NAME, _DIGEST = String(63), String(71)
+
+
+def _head_columns() -> list[Column[object]]:
+    return [
+        Column("version", Integer, nullable=False),
+        Column("digest", _DIGEST, nullable=False),
+        Column("moved_at", BigInteger, nullable=False),
+        Column("moved_by", Text, nullable=False),
+        Column("promotion_id", String(32), nullable=True),
+    ]
+
+
+schema = Table(
+    "rp_schema",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+)
+
+# One row. Every write begins by updating it where the epoch is its own: that refuses a writer that has been
+# replaced, and makes all writers wait for each other on SQLite and PostgreSQL alike.
+lease = Table(
+    "rp_lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("writes", BigInteger, nullable=False),
+)
+
+model_version = Table(
+    "rp_model_version",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("training_set", Text, nullable=False),
+    Column("pins", Text, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("baseline", _DIGEST, nullable=True),
+    UniqueConstraint("model", "digest"),
+)
+
+alias_head = Table(
+    "rp_alias_head",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("alias", _NAME, primary_key=True),
+    Column("generation", Integer, nullable=False),
+    *_head_columns(),
+    ForeignKeyConstraint(["model", "version"], ["rp_model_version.model", "rp_model_version.version"]),
+)
+
+alias_history = Table(
+    "rp_alias_history",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("alias", _NAME, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    *_head_columns(),
+)
+
+promotion = Table(
+    "rp_promotion",
+    metadata,
+    Column("promotion_id", String(32), primary_key=True),
+    Column("model", _NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("alias", _NAME, nullable=False),
+    Column("expected_generation", Integer, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("requester", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("subject_digest", _DIGEST, nullable=False),
+    Column("evidence", Text, nullable=True),
+    Column("gates", Text, nullable=False),
+    Index("rp_promotion_by_alias", "model", "alias", "state"),
+)
+
+approval = Table(
+    "rp_approval",
+    metadata,
+    Column("promotion_id", String(32), primary_key=True),
+    Column("approver", String(255), primary_key=True),
+    Column("decision", String(16), nullable=False),
+    Column("subject_digest", _DIGEST, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+audit = Table(
+    "rp_audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("prev_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("request_key", String(64), nullable=True, unique=True),
+)
+
+token = Table(
+    "rp_token",
+    metadata,
+    Column("token_id", String(32), primary_key=True),
+    Column("token_hash", String(64), nullable=False, unique=True),
+    Column("principal", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("revoked_at", BigInteger, nullable=True),
+)
