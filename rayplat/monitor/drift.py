@@ -192,7 +192,9 @@ def _cuts(before: ColumnSummary) -> Floats:
     """The deciles of the baseline, each once. A (nearly) constant column also gets a bin below its value."""
     tenths = np.arange(1, 10) / 10
     deciles: Floats = np.unique(np.quantile(np.asarray(before.quantiles), tenths, method="inverted_cdf"))
-    return deciles if len(deciles) > 1 else np.r_[np.nextafter(deciles, -np.inf), deciles]
+    if len(deciles) > 1:
+        return deciles
+    return np.concatenate([np.nextafter(deciles, -np.inf), deciles])
 
 
 def _shares(cdf: Floats, n: int) -> Floats:
