@@ -98,8 +98,9 @@ def clean(text: str, home: Path) -> str:
     return _TOKEN.sub("rpt_…", text.replace(str(home), "<home>"))
 
 
-def write(name: str, rows: Iterable[Row], raw: Mapping[str, Any], home: Path, results: Path = RESULTS) -> None:
+def write(name: str, rows: Iterable[Row], raw: Mapping[str, Any], home: Path, results: Path | None = None) -> None:
     """``<name>.json``, the rows, and ``<name>.raw.json``, what they were made from."""
+    results = results or RESULTS
     results.mkdir(parents=True, exist_ok=True)
     text = json.dumps([asdict(r) for r in rows], indent=2, ensure_ascii=False)
     (results / f"{name}.json").write_text(text + "\n")

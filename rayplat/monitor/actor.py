@@ -113,10 +113,11 @@ class Monitor:
     def _quality(
         self, version: int, window: pa.Table, source: LabelSource | str, asof: datetime | None
     ) -> QualityReport:
+        info = self._tables.info(source if isinstance(source, str) else source.table)
         if isinstance(source, str):
-            source = labels.find_source(source, self._tables.info(source).columns)
-        pinned = self._tables.version(source.table)
-        arrived = self._tables.read(pinned, columns=[source.key, source.label, source.known_at])
+            source = labels.find_source(source, info.columns)
+        labels.check(source, info.columns)
+        arrived = self._tables.read(info.latest, columns=[source.key, source.label, source.known_at])
         matched = labels.match(window.column("entity"), arrived, source, asof or datetime.now(UTC))
         scores = window.column("prediction").to_numpy()
         return performance.quality(version, scores, matched, self._rules.min_rows)

@@ -192,14 +192,13 @@ def _cuts(before: ColumnSummary) -> Floats:
     """The deciles of the baseline, each once. A (nearly) constant column also gets a bin below its value."""
     tenths = np.arange(1, 10) / 10
     deciles: Floats = np.unique(np.quantile(np.asarray(before.quantiles), tenths, method="inverted_cdf"))
-    if len(deciles) > 1:
-        return deciles
-    return np.concatenate([np.nextafter(deciles, -np.inf), deciles])
+    below: Floats = np.nextafter(deciles, -np.inf)
+    return deciles if len(deciles) > 1 else np.array([*below, *deciles])
 
 
 def _shares(cdf: Floats, n: int) -> Floats:
     """Shares of the bins between the cut points, each with half a row added so that none is zero."""
-    counts = np.diff(np.r_[0.0, cdf, 1.0]) * n
+    counts: Floats = np.diff(np.r_[0.0, cdf, 1.0]) * n
     return (counts + 0.5) / (n + 0.5 * len(counts))
 
 

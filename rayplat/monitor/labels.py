@@ -45,11 +45,17 @@ def find_source(table: str, columns: Sequence[Column]) -> LabelSource:
     return LabelSource(table, found["key"], found["label"])
 
 
+def check(source: LabelSource, columns: Sequence[Column]) -> None:
+    """Nothing, or `SchemaMismatch` naming the columns of ``source`` that the table lacks."""
+    names = {column.name for column in columns}
+    missing = [name for name in (source.key, source.label, source.known_at) if name not in names]
+    if missing:
+        raise SchemaMismatch("labels", f"table {source.table!r} has no column {', '.join(missing)}")
+
+
 def match(entities: pa.ChunkedArray, labels: pa.Table, source: LabelSource, asof: datetime) -> npt.NDArray[np.float64]:
     """The label of each entity as 0.0, 1.0 or NaN, from the rows of ``labels`` known at ``asof``. Where a key has
     several, the one known last counts, also when it is null."""
-    if not {source.key, source.label, source.known_at} <= set(labels.column_names):
-        raise SchemaMismatch("labels", f"table {source.table!r} needs {source.key}, {source.label}, {source.known_at}")
     try:
         keys = labels.column(source.key).cast(pa.string())
         values = labels.column(source.label).cast(pa.float64())
