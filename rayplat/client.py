@@ -1,9 +1,9 @@
 """The Python client: one class, in process on the local platform or over HTTP on a remote one.
 
-    from rayplat import Platform
-    platform = Platform()                                   # the platform of this machine (its home: ~/.rayplat)
-    platform = Platform("https://host:8000", token="rpt_…") # a remote one
-    platform.models.alias("flight-delay", "champion")
+from rayplat import Platform
+platform = Platform()                                   # the platform of this machine (its home: ~/.rayplat)
+platform = Platform("https://host:8000", token="rpt_…") # a remote one
+platform.models.alias("flight-delay", "champion")
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def default_home(environ: Mapping[str, str] | None = None) -> Path:
     return Path(env.get("RAYPLAT_HOME") or "~/.rayplat").expanduser().absolute()
 
 
-def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None, **groups: dict[str, Any]) -> Settings:
+def load(
+    home: str | Path | None = None, environ: Mapping[str, str] | None = None, **groups: dict[str, Any]
+) -> Settings:
     """Settings of one platform. Raises `InvalidInput` naming the key and where it was read.
 
     ``groups`` are overrides by group: ``load(serve={"http_port": 8100})``.

@@ -42,7 +42,9 @@ def _head() -> Iterator[tuple[Path, str]]:
         home = Path(folder) / "home"
         prepare_home(home)
         settings = settings_module.load(
-            home, environ={}, ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700}
+            home,
+            environ={},
+            ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700},
         )
         mark = new_state().mark
         try:

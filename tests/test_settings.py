@@ -41,6 +41,9 @@ def test_home_from_the_environment(tmp_path: Path) -> None:
 
 def test_remote_platform_needs_a_token() -> None:
     assert settings_module.remote_platform(environ={}) is None
-    assert settings_module.remote_platform(environ={"RAYPLAT_URL": "http://h", "RAYPLAT_TOKEN": "t"}) == ("http://h", "t")
+    assert settings_module.remote_platform(environ={"RAYPLAT_URL": "http://h", "RAYPLAT_TOKEN": "t"}) == (
+        "http://h",
+        "t",
+    )
     with pytest.raises(InvalidInput, match="RAYPLAT_TOKEN"):
         settings_module.remote_platform(environ={"RAYPLAT_URL": "http://h"})

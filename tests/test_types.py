@@ -11,7 +11,9 @@ def test_good_names(name: str) -> None:
     assert check_name("model", name) == name
 
 
-@pytest.mark.parametrize("name", ["", "-a", "A", "a/b", "../etc", "a..b", "x" * 64, "x" * 10_000, "é", "a\nb", "a\x00", "a b"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", "A", "a/b", "../etc", "a..b", "x" * 64, "x" * 10_000, "é", "a\nb", "a\x00", "a b"]
+)
 def test_bad_names(name: str) -> None:
     with pytest.raises(InvalidName, match="model"):
         check_name("model", name)

@@ -85,7 +85,9 @@ def _add_model_routes(app: FastAPI, caller: Callable[[Request], Principal]) -> N
     @app.api_route("/v2/models/{model}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     def no_host(model: str, request: Request) -> None:
         caller(request)
-        raise NotFound("endpoint", model, f"no alias of it is served; `rayplat serve create {model} --alias champion` does")
+        raise NotFound(
+            "endpoint", model, f"no alias of it is served; `rayplat serve create {model} --alias champion` does"
+        )
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -109,7 +111,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse({"error": "internal error; the platform's log has the reason", "code": "Internal", "args": []}, 500)
+        return JSONResponse(
+            {"error": "internal error; the platform's log has the reason", "code": "Internal", "args": []}, 500
+        )
 
 
 def error_response(error: RayplatError) -> JSONResponse:

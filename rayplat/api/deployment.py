@@ -50,7 +50,7 @@ def run_control(name: str, settings: Settings, port: int, serve_url: str, mlflow
             logging_config={"enable_access_log": False},
         )
         serve.run(deployment(serve.ingress(application)()).bind(), name=name, route_prefix="/")
-    except Exception as e:  # noqa: BLE001 - every class Serve raises here means that the part did not start
+    except Exception as e:
         text = str(e).strip().splitlines()
         raise PartFailed("the control API", text[-1] if text else type(e).__name__) from e
 

@@ -58,9 +58,15 @@ def _endpoint(noun: type[Noun], verb: Verb, context_for: Contexts) -> Callable[.
         if p.name not in body_names
     ]
     if body_names:
-        fields: Any = {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in parameters if p.name in body_names}
+        fields: Any = {
+            p.name: (p.annotation, ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.name in body_names
+        }
         model = create_model(
-            f"{noun.NAME.title()}{verb.name.title()}", __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
+            f"{noun.NAME.title()}{verb.name.title()}",
+            __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
+            **fields,
         )
         optional = all(default is not ... for _, default in fields.values())
         exposed.append(
@@ -73,7 +79,9 @@ def _endpoint(noun: type[Noun], verb: Verb, context_for: Contexts) -> Callable[.
         )
     exposed.append(
         inspect.Parameter(
-            "_context", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Context, Depends(context_for(verb.route.role))]
+            "_context",
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[Context, Depends(context_for(verb.route.role))],
         )
     )
     endpoint.__signature__ = inspect.Signature(exposed)  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         for verb in verbs(noun):
             top = TOP_LEVEL.get((noun.NAME, verb.name))
             target, name = (app, top) if top else (group, RENAMED.get((noun.NAME, verb.name), verb.name))
-            target.command(name, help=verb.doc)(_command(noun, verb))
+            target.command(name, help=verb.doc.partition("\n")[0].replace("``", "`"))(_command(noun, verb))
 
 
 def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
@@ -73,7 +73,10 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
     ]
     extra = {"home": connection.Home, "url": connection.Url, "as_json": connection.Json}
     defaults = {"home": None, "url": None, "as_json": False}
-    shown += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=defaults[n]) for n, a in extra.items()]
+    shown += [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=defaults[n])
+        for n, a in extra.items()
+    ]
     shown.sort(key=lambda p: p.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in shown}
@@ -93,7 +96,11 @@ def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
         return Annotated[kind, typer.Argument()]
     if kind is dict:
         help_text = "JSON, or @file with JSON"
-        return Annotated[str | None, typer.Option(help=help_text)] if not required else Annotated[str, typer.Option(help=help_text)]
+        return (
+            Annotated[str | None, typer.Option(help=help_text)]
+            if not required
+            else Annotated[str, typer.Option(help=help_text)]
+        )
     return Annotated[kind, typer.Option()] if required else Annotated[kind | None, typer.Option()]
 
 

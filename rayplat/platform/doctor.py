@@ -58,7 +58,11 @@ def _versions() -> list[Finding]:
         try:
             installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name, "error", "not installed", "install the platform with pip: `pip install -c constraints.txt .`"))
+            found.append(
+                Finding(
+                    name, "error", "not installed", "install the platform with pip: `pip install -c constraints.txt .`"
+                )
+            )
             continue
         well = installed.startswith(tested)
         advice = "" if well else f"{tested}* was tested; reinstall with the constraints file"
@@ -81,12 +85,19 @@ def _machine(settings: Settings) -> list[Finding]:
         shm = shutil.disk_usage("/dev/shm").free
         findings.append(_enough("shared memory", shm, MIN_SHM_BYTES, "enlarge /dev/shm: Ray's object store lies there"))
     if cpus < 2:
-        findings.append(Finding("cpus", "warning", f"{cpus}", "two-worker training needs 2: set RAYPLAT_RAY__NUM_CPUS=2"))
+        findings.append(
+            Finding("cpus", "warning", f"{cpus}", "two-worker training needs 2: set RAYPLAT_RAY__NUM_CPUS=2")
+        )
     else:
         findings.append(Finding("cpus", "ok", f"{cpus}"))
     if machine.system() != "Linux":
         findings.append(
-            Finding("ingress", "warning", machine.system(), "HAProxy is shipped for Linux only; serving falls back to Ray's proxy")
+            Finding(
+                "ingress",
+                "warning",
+                machine.system(),
+                "HAProxy is shipped for Linux only; serving falls back to Ray's proxy",
+            )
         )
     return findings
 
@@ -128,7 +139,9 @@ def _home(settings: Settings) -> Finding:
         existing = existing.parent
     if os.access(existing, os.W_OK):
         return Finding("home", "ok", str(settings.home))
-    return Finding("home", "error", f"{existing} cannot be written", "choose another folder with --home or RAYPLAT_HOME")
+    return Finding(
+        "home", "error", f"{existing} cannot be written", "choose another folder with --home or RAYPLAT_HOME"
+    )
 
 
 def _serve_flags() -> list[Finding]:

@@ -43,7 +43,7 @@ def up(settings: Settings, progress: Progress = lambda part: None) -> Up:
     state.prepare_home(home)
     with state.locked(home, "rayplat up"):
         before = state.read(home)
-        if before is not None and not _ray_is_well(settings, before):
+        if before is not None and not _ray_is_well(before):
             _stop(settings, before)  # a crashed or half-started platform: clear it away, its data stay
             before = None
         current = before or state.new_state()
@@ -75,17 +75,13 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Starter]]:
     yield "control API", lambda s, say: _start_control(settings, s, say)
 
 
-def _ray_is_well(settings: Settings, current: PlatformState) -> bool:
+def _ray_is_well(current: PlatformState) -> bool:
     if current.ray_address is None:
         return False
     if not current.ray_started:
         return True
     host, port = current.ray_address.split(":")
-    return not processes.is_free(int(port), host) and any("raylet" in p.name() for p in _marked(current))
-
-
-def _marked(current: PlatformState) -> list[processes.psutil.Process]:
-    return processes.marked(current.mark)
+    return not processes.is_free(int(port), host) and any("raylet" in p.name() for p in processes.marked(current.mark))
 
 
 def _start_mlflow(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
@@ -170,13 +166,15 @@ def status(settings: Settings) -> list[PartStatus]:
     parts = [
         PartStatus("MLflow server", "up" if mlflow_well else "down", f"pid {current.mlflow_pid}", current.mlflow_url)
     ]
-    if not _ray_is_well(settings, current):
+    if not _ray_is_well(current):
         return [PartStatus("Ray cluster", "down", "its processes are gone; `rayplat up` starts them", None), *parts]
     ray_node.connect(settings.home, str(current.ray_address))
     import ray
 
     resources = ray.cluster_resources()
-    detail = f"{resources.get('CPU', 0):g} CPUs, {len(ray.nodes())} node(s)" + ("" if current.ray_started else ", attached")
+    detail = f"{resources.get('CPU', 0):g} CPUs, {len(ray.nodes())} node(s)" + (
+        "" if current.ray_started else ", attached"
+    )
     parts.insert(0, PartStatus("Ray cluster", "up", detail, current.dashboard_url or current.ray_address))
     from rayplat.api.deployment import applications
     from rayplat.services.status import actor_status

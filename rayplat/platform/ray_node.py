@@ -24,9 +24,6 @@ from rayplat.serve import flags
 from rayplat.settings import Settings
 
 
-
-
-
 def token_file(home: Path) -> Path:
     return home / "ray_token"
 
@@ -125,7 +122,7 @@ def connect(home: Path, address: str) -> None:
         ray.shutdown()
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as e:  # noqa: BLE001 - Ray raises many classes here; all mean the same to a caller
+    except Exception as e:
         raise PartFailed("the connection to Ray", f"{address} did not admit this process: {_first_line(e)}") from e
 
 
@@ -141,8 +138,10 @@ def check_cluster() -> None:
     probe: Any = ray.remote(num_cpus=0, resources={RESOURCE: 0.001})(_environment)
     try:
         seen: dict[str, str] = ray.get(probe.remote(list(flags.REQUIRED)), timeout=60)
-    except Exception as e:  # noqa: BLE001 - whatever stops this task stops the platform
-        raise PartFailed("the Ray cluster", f"a task did not run on the node with {RESOURCE!r}: {_first_line(e)}") from e
+    except Exception as e:
+        raise PartFailed(
+            "the Ray cluster", f"a task did not run on the node with {RESOURCE!r}: {_first_line(e)}"
+        ) from e
     wrong = flags.missing(seen)
     if wrong:
         raise PartFailed(

@@ -47,7 +47,9 @@ def read(home: Path) -> PlatformState | None:
     try:
         return PlatformState(**json.loads(file.read_text()))
     except (ValueError, TypeError) as e:
-        raise InvalidInput(str(file), f"is not a state file of this version ({e}); run `rayplat down`, then remove it") from e
+        raise InvalidInput(
+            str(file), f"is not a state file of this version ({e}); run `rayplat down`, then remove it"
+        ) from e
 
 
 def require(home: Path) -> PlatformState:
@@ -87,7 +89,9 @@ def locked(home: Path, what: str) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         file.close()
-        raise Conflict(f"another `rayplat up` or `rayplat down` is at work in {home}; wait for it, then run `{what}`") from e
+        raise Conflict(
+            f"another `rayplat up` or `rayplat down` is at work in {home}; wait for it, then run `{what}`"
+        ) from e
     try:
         yield
     finally:

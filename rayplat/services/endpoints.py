@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rayplat.errors import NotFound
-from rayplat.serve import deploy
 from rayplat.services.verbs import Noun, route
 from rayplat.types import Endpoint, Role
 
@@ -16,7 +15,9 @@ class Endpoints(Noun):
     @route("GET", "/endpoints", Role.VIEWER)
     def list(self) -> tuple[Endpoint, ...]:
         """All served aliases, with the version each one answers with."""
-        return tuple(deploy.endpoints(self._context.settings, self._context.serve_url))
+        from rayplat.serve import deploy
+
+        return tuple(deploy.endpoints(self._context.serve_url))
 
     @route("GET", "/endpoints/{model}/{alias}", Role.VIEWER)
     def get(self, model: str, alias: str) -> Endpoint:
@@ -29,11 +30,15 @@ class Endpoints(Noun):
     @route("POST", "/endpoints/{model}/{alias}", Role.DEVELOPER)
     def create(self, model: str, alias: str) -> Endpoint:
         """Serve an alias; the host is ready when this returns. Doing it again changes nothing."""
+        from rayplat.serve import deploy
+
         self._context.registry.alias(model, alias)
         return deploy.deploy(self._context.settings, model, alias, self._context.serve_url)
 
     @route("DELETE", "/endpoints/{model}/{alias}", Role.DEVELOPER)
     def delete(self, model: str, alias: str) -> None:
         """Stop serving an alias; the registry keeps it."""
+        from rayplat.serve import deploy
+
         self.get(model, alias)
         deploy.remove(model, alias)

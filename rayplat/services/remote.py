@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,7 +28,11 @@ def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
     def method(*args: Any, **kwargs: Any) -> Any:
         bound = verb.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        given = {name: types[name].dump_python(value, mode="json", warnings=False) for name, value in bound.arguments.items() if name != "self"}
+        given = {
+            name: types[name].dump_python(value, mode="json", warnings=False)
+            for name, value in bound.arguments.items()
+            if name != "self"
+        }
         path = verb.route.path
         for name in verb.route.path_params:
             path = path.replace(f"{{{name}}}", quote(str(given.pop(name)), safe=""))
@@ -40,10 +43,12 @@ def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
         try:
             return returns.validate_json(answer.content)
         except ValidationError as e:
-            raise Unavailable("the platform", f"its answer to {path} does not fit this client: {e.errors()[0]['msg']}") from e
+            raise Unavailable(
+                "the platform", f"its answer to {path} does not fit this client: {e.errors()[0]['msg']}"
+            ) from e
 
     method.__name__, method.__doc__ = verb.name, verb.doc
-    method.__signature__ = inspect.Signature(list(verb.signature.parameters.values()), return_annotation=verb.signature.return_annotation)  # type: ignore[attr-defined]
+    setattr(method, "__signature__", verb.signature)  # noqa: B010 - what help() and notebooks show
     return method
 
 

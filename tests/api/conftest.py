@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from rayplat.data.tables import Tables
 
 from rayplat import identity
 from rayplat.api.app import Backend, build
-from rayplat.data.tables import Tables
 from rayplat.platform.processes import free_port, wait_until
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings
@@ -44,7 +44,13 @@ def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
     tracking: Any = FakeTracking()
     features: Any = None
     context = Context(
-        settings, registry, Tables(settings.tables_uri), tracking, features, "http://serve", Principal("admin-person", Role.ADMIN)
+        settings,
+        registry,
+        Tables(settings.tables_uri),
+        tracking,
+        features,
+        "http://serve",
+        Principal("admin-person", Role.ADMIN),
     )
     app = build(Backend(context, known.get))
     port = free_port(18_000)

@@ -1,4 +1,4 @@
-"""A registry and a tracking store in memory, for rules of the API. The suite in `contract.py` also runs on real ones."""
+"""A registry and a tracking store in memory. `contract.py` keeps them honest: it also runs on the real ones."""
 
 from __future__ import annotations
 

@@ -56,7 +56,12 @@ def test_a_lower_role_is_refused(served: Served, verb: Verb) -> None:
         ("/promotions", '{"model": "m", "version": 1, "alias": "c", "extra": 1}', 422, "extra"),
         ("/promotions", '{"model": "m", "version": 1, "alias": "v2"}', 422, "shadow a version"),
         ("/promotions", '{"model": "m", "version": 9, "alias": "champion"}', 404, "m:9"),
-        ("/promotions", '{"model": "m", "version": 1, "alias": "c", "evidence": {"dataset": "d", "rows": NaN, "candidate": {}}}', 422, "rows"),
+        (
+            "/promotions",
+            '{"model": "m", "version": 1, "alias": "c", "evidence": {"dataset": "d", "rows": NaN, "candidate": {}}}',
+            422,
+            "rows",
+        ),
         ("/promotions", "[" * 5000, 400, "JSON"),
         ("/promotions/p9/approve", "{}", 404, "p9"),
         ("/tokens", '{"principal": "ada", "role": "emperor"}', 422, "role"),

@@ -18,7 +18,8 @@ def spawn(mark: str, tmp_path: Path, code: str = "import time; time.sleep(600)")
 
 
 def test_ends_exactly_the_marked_processes_and_their_children(tmp_path: Path) -> None:
-    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); time.sleep(600)"
+    sleep = "import time; time.sleep(600)"
+    child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleep!r}]); {sleep}"
     mine = spawn("mark-a", tmp_path, child)
     other = spawn("mark-b", tmp_path)
     try:
@@ -34,7 +35,12 @@ def test_ends_exactly_the_marked_processes_and_their_children(tmp_path: Path) ->
 
 def test_a_process_that_ignores_the_signal_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    code = f"import signal, time, pathlib; signal.signal(15, signal.SIG_IGN); pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
+    code = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(600)
+"""
     spawn("mark-c", tmp_path, code)
     assert processes.wait_until(ready.exists, 20)
     processes.end_marked("mark-c", grace_s=0.3)
@@ -64,7 +70,12 @@ def test_state_round_trip_and_damage(tmp_path: Path) -> None:
 
 def test_one_up_at_a_time(tmp_path: Path) -> None:
     with state.locked(tmp_path, "rayplat up"):
-        code = f"from pathlib import Path; from rayplat.platform import state\nwith state.locked(Path({str(tmp_path)!r}), 'rayplat up'): pass"
+        code = f"""
+from pathlib import Path
+from rayplat.platform import state
+with state.locked(Path({str(tmp_path)!r}), "rayplat up"):
+    pass
+"""
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "another `rayplat up`" in done.stderr
         with pytest.raises(Conflict), state.locked(tmp_path, "rayplat down"):
