@@ -25,7 +25,7 @@ from rayplat import identity
 from rayplat.errors import BadRequest, PartFailed, RayplatError, Unauthenticated, Unavailable
 from rayplat.serve import inputs
 from rayplat.serve.follower import AliasFollower, PinnedVersions
-from rayplat.serve.http import ClientGone, Exchange, Header, Receive, Scope, Send
+from rayplat.serve.http import ClientGoneError, Exchange, Header, Receive, Scope, Send
 from rayplat.serve.log_schema import Record
 from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
 from rayplat.serve.protocols import v2
@@ -115,7 +115,7 @@ class ModelHost:
         fields = {"model": self._model, "alias": self._alias, "request_id": exchange.id}
         try:
             return await self._dispatch(exchange)
-        except ClientGone:
+        except ClientGoneError:
             return 499
         except RayplatError as e:
             if e.http_status >= 500:

@@ -1,6 +1,6 @@
 """One HTTP exchange over ASGI: read a bounded JSON body, answer JSON, answer an error in the one shape.
 
-Knows nothing of models. A client that goes away while sending is `ClientGone`, which is nobody's error.
+Knows nothing of models. A client that goes away while sending is `ClientGoneError`, which is nobody's error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Header = tuple[bytes, bytes]
 _BODY_S = 30.0  # a body that takes longer is not worth a slot
 
 
-class ClientGone(Exception):
+class ClientGoneError(ConnectionError):
     """The client closed the connection before its request was complete."""
 
 
@@ -69,7 +69,7 @@ class Exchange:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientGoneError
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit:

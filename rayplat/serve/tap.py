@@ -164,7 +164,7 @@ class InferenceTap:
     def _deliver(self, batch: bytes, seq: int) -> Future[None]:
         try:
             return self._sink.write(batch, self.epoch, seq)
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - whatever it is, the batch is sent again
             failed: Future[None] = Future()
             failed.set_exception(e)
             return failed
@@ -181,7 +181,7 @@ class InferenceTap:
             except InvalidInput as e:  # refused for good: sending it again would block the log for ever
                 log.error("inference log: the writer refused %s rows: %s", oldest.rows, e)
                 self._drop(oldest.rows)
-            except Exception as e:
+            except Exception as e:  # noqa: BLE001 - Ray raises many classes for a lost actor
                 time.sleep(_BACKOFF_S)
                 self._send_again(str(e).partition("\n")[0])
                 return
@@ -226,4 +226,3 @@ class ActorSink:
     def _forget_dead(self, future: Future[None]) -> None:
         if not future.cancelled() and future.exception() is not None:
             self._handle = None
-

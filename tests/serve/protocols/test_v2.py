@@ -1,0 +1,232 @@
+"""Requests as clients write them, right and wrong, against what the protocol and the model declare."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayplat.errors import BadRequest, InvalidInput, TooLarge
+from rayplat.serve.protocols import v2
+from tests.serve.fakes import SPEC
+
+KEYS = {"name": "flight", "datatype": "BYTES", "shape": [2], "data": ["F1", "F2"]}
+
+
+def parse(request: Any, max_rows: int = 100) -> v2.InferRequest:
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    return v2.parse(body, SPEC, max_rows)
+
+
+def with_input(**tensor: Any) -> dict[str, Any]:
+    return {"inputs": [KEYS, {"shape": [2], **tensor}]}
+
+
+def test_keys_alone() -> None:
+    request = parse({"inputs": [KEYS]})
+    assert (request.rows, request.entity, request.overrides) == (2, ["F1", "F2"], {})
+    assert (request.id, request.event_time, request.outputs) == (None, None, ("probability",))
+
+
+@pytest.mark.parametrize("data", [["F1", "F2"], [["F1"], ["F2"]]])
+def test_column_shape_in_both_forms(data: list[Any]) -> None:
+    assert parse({"inputs": [{**KEYS, "shape": [2, 1], "data": data}]}).entity == ["F1", "F2"]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT8", "INT64", "UINT16"])
+def test_numeric_override(datatype: str) -> None:
+    request = parse(with_input(name="temp", datatype=datatype, data=[3, 4]))
+    np.testing.assert_array_equal(request.overrides["temp"], [3.0, 4.0])
+
+
+def test_null_is_a_missing_value_where_the_feature_may_be_missing() -> None:
+    request = parse({"inputs": [KEYS, {"name": "temp", "datatype": "FP32", "shape": [2], "data": [None, 1.5]}]})
+    assert math.isnan(request.overrides["temp"][0])  # type: ignore[arg-type]
+    request = parse(with_input(name="carrier", datatype="BYTES", data=[None, "UA"]))
+    assert request.overrides["carrier"] == [None, "UA"]
+
+
+def test_every_feature_given_needs_no_key() -> None:
+    inputs = [
+        {"name": "distance", "datatype": "FP32", "shape": [1], "data": [1]},
+        {"name": "temp", "datatype": "FP32", "shape": [1], "data": [None]},
+        {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["UA"]},
+        {"name": "origin", "datatype": "BYTES", "shape": [1], "data": ["EWR"]},
+    ]
+    assert parse({"inputs": inputs}).entity is None
+    with pytest.raises(InvalidInput, match=r"inputs.flight: missing.*'origin'"):
+        parse({"inputs": inputs[:3]})
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2013-11-05T14:30:00Z", datetime(2013, 11, 5, 14, 30, tzinfo=UTC)),
+        ("2013-11-05T14:30:00", datetime(2013, 11, 5, 14, 30, tzinfo=UTC)),
+        ("2013-11-05T09:30:00-05:00", datetime(2013, 11, 5, 14, 30, tzinfo=UTC)),
+    ],
+)
+def test_event_time_is_utc(text: str, moment: datetime) -> None:
+    parsed = parse({"inputs": [KEYS], "parameters": {"event_time": text}}).event_time
+    assert parsed == moment
+    assert parsed is not None
+    assert parsed.tzinfo is UTC
+
+
+def test_requested_outputs_and_id() -> None:
+    request = parse({"id": "42", "inputs": [KEYS], "outputs": [{"name": "probability"}]})
+    assert (request.id, request.outputs) == ("42", ("probability",))
+
+
+def test_asking_for_no_binary_data_is_fine() -> None:
+    parse({"inputs": [KEYS], "parameters": {"binary_data_output": False}})
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON: .* line 1, column 2"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'{"inputs": [], "inputs": []}', "'inputs' appears twice"),
+        (b'{"inputs": [{"name": "a", "name": "b"}]}', "'name' appears twice"),
+        (b"\xff\xfe{}", "not valid UTF-8"),
+        (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'{"inputs": [{"name": "flight", "parameters": {"binary_data_size": 8}}]}', "binary tensor data"),
+        (b'{"parameters": {"binary_data_output": true}}', "binary tensor data"),
+    ],
+)
+def test_bytes_that_are_no_request(body: bytes, reason: str) -> None:
+    with pytest.raises(BadRequest, match=reason):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({}, "inputs"),
+        ({"inputs": []}, "inputs"),
+        ({"inputs": {}}, "inputs"),
+        ({"inputs": ["flight"]}, "inputs[0]"),
+        ({"inputs": [{}]}, "inputs[0].name"),
+        ({"inputs": [{"name": 7}]}, "inputs[0].name"),
+        ({"inputs": [{"name": ""}]}, "inputs[0].name"),
+        ({"inputs": [KEYS], "extra": 1}, "request.extra"),
+        ({"inputs": [{**KEYS, "extra": 1}]}, "inputs.flight.extra"),
+        ({"inputs": [{"name": "flight", "datatype": "BYTES", "shape": [1]}]}, "inputs.flight.data"),
+        ({"inputs": [{"name": "flight", "datatype": "BYTES", "data": ["F1"]}]}, "inputs.flight.shape"),
+        ({"inputs": [{"name": "flight", "shape": [1], "data": ["F1"]}]}, "inputs.flight.datatype"),
+        ({"inputs": [KEYS, KEYS]}, "inputs.flight"),
+        ({"inputs": [{**KEYS, "datatype": "STRING"}]}, "inputs.flight.datatype"),
+        ({"inputs": [{**KEYS, "datatype": 7}]}, "inputs.flight.datatype"),
+        ({"inputs": [{**KEYS, "datatype": "FP32"}]}, "inputs.flight.datatype"),
+        ({"inputs": [{**KEYS, "shape": 2}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": []}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [True]}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [2.0]}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [-2]}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [2, 2]}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [1, 2]}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [0], "data": []}]}, "inputs.flight.shape"),
+        ({"inputs": [{**KEYS, "shape": [3]}]}, "inputs.flight.data"),
+        ({"inputs": [{**KEYS, "data": "F1"}]}, "inputs.flight.data"),
+        ({"inputs": [{**KEYS, "data": ["F1", 2]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", None]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", ""]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", ["F2"]]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", "a\x00b"]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", "\ud800"]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "data": ["F1", "x" * 2000]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "shape": [2, 1], "data": [["F1"], "F2"]}]}, "inputs.flight[1]"),
+        ({"inputs": [{**KEYS, "shape": [2, 1], "data": [["F1"], ["F2", "F3"]]}]}, "inputs.flight[1]"),
+        (with_input(name="nonsense", datatype="FP32", data=[1, 2]), "inputs.nonsense"),
+        (with_input(name="temp", datatype="BYTES", data=["1", "2"]), "inputs.temp.datatype"),
+        (with_input(name="temp", datatype="BOOL", data=[True, False]), "inputs.temp.datatype"),
+        (with_input(name="temp", datatype="FP32", data=[1, "2"]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[1, True]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[1, {}]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[1, float("nan")]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[None, float("inf")]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[1, 1e300]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="FP32", data=[1, 10**400]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="INT64", data=[1, 2.5]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="INT8", data=[1, 128]), "inputs.temp[1]"),
+        (with_input(name="temp", datatype="UINT64", data=[1, -1]), "inputs.temp[1]"),
+        (with_input(name="distance", datatype="FP32", data=[1, None]), "inputs.distance[1]"),
+        (with_input(name="origin", datatype="BYTES", data=["EWR", None]), "inputs.origin[1]"),
+        (with_input(name="carrier", datatype="INT64", data=[1, 2]), "inputs.carrier.datatype"),
+        (with_input(name="temp", datatype="FP32", shape=[1], data=[1]), "inputs.temp.shape"),
+        ({"id": 42, "inputs": [KEYS]}, "id"),
+        ({"id": "", "inputs": [KEYS]}, "id"),
+        ({"id": "\ud800", "inputs": [KEYS]}, "id"),
+        ({"parameters": [], "inputs": [KEYS]}, "parameters"),
+        ({"parameters": {"eventtime": "2013-01-01"}, "inputs": [KEYS]}, "parameters.eventtime"),
+        ({"parameters": {"event_time": 5}, "inputs": [KEYS]}, "parameters.event_time"),
+        ({"parameters": {"event_time": {"deep": 1}}, "inputs": [KEYS]}, "parameters.event_time"),
+        ({"parameters": {"event_time": "yesterday"}, "inputs": [KEYS]}, "parameters.event_time"),
+        ({"parameters": {"event_time": "0001-01-01T00:00:00+14:00"}, "inputs": [KEYS]}, "parameters.event_time"),
+        ({"outputs": {}, "inputs": [KEYS]}, "outputs"),
+        ({"outputs": ["probability"], "inputs": [KEYS]}, "outputs[0]"),
+        ({"outputs": [{"name": "other"}], "inputs": [KEYS]}, "outputs.other"),
+        ({"outputs": [{"name": "probability"}] * 2, "inputs": [KEYS]}, "outputs.probability"),
+    ],
+)
+def test_values_that_do_not_fit_name_the_field(request_: Any, field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse(request_)
+    assert refused.value.field == field
+    json.dumps(str(refused.value)).encode()
+
+
+def test_an_overflowing_literal_is_refused() -> None:
+    body = json.dumps(with_input(name="temp", datatype="FP64", data=[1, 2])).replace("[1, 2]", "[1, 1e999]")
+    with pytest.raises(InvalidInput, match=r"inputs.temp\[1\]: NaN and Infinity are not accepted; send null"):
+        parse(body.encode())
+
+
+@pytest.mark.parametrize("depth", [65, 500, 900, 990])
+@pytest.mark.parametrize("field", ["data", "shape", "datatype", "parameters", "name"])
+def test_deep_nesting_is_refused_wherever_it_stands(depth: int, field: str) -> None:
+    body = json.dumps({"inputs": [{**KEYS, field: "DEEP"}]}).replace('"DEEP"', "[" * depth + "]" * depth)
+    with pytest.raises((InvalidInput, BadRequest)):
+        parse(body.encode())
+
+
+def test_too_many_rows() -> None:
+    with pytest.raises(TooLarge, match="2 rows, the limit is 1"):
+        parse({"inputs": [KEYS]}, max_rows=1)
+
+
+def test_response_has_the_protocols_fields() -> None:
+    body = v2.response(SPEC, 7, "42", {"probability": np.array([0.5, 0.25], np.float32)}, alias="champion", digest=None)
+    assert json.loads(body) == {
+        "model_name": "flight-delay",
+        "model_version": "7",
+        "id": "42",
+        "parameters": {"alias": "champion"},
+        "outputs": [{"name": "probability", "shape": [2], "datatype": "FP32", "data": [0.5, 0.25]}],
+    }
+
+
+def test_nan_never_becomes_json() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        v2.response(SPEC, 7, "42", {"probability": np.array([np.nan], np.float32)})
+
+
+def test_metadata_lists_key_and_features() -> None:
+    found = v2.metadata(SPEC, [1, 2])
+    assert (found["name"], found["versions"]) == ("flight-delay", ["1", "2"])
+    assert [(t["name"], t["datatype"]) for t in found["inputs"]] == [
+        ("flight", "BYTES"),
+        ("distance", "FP32"),
+        ("temp", "FP32"),
+        ("carrier", "BYTES"),
+        ("origin", "BYTES"),
+    ]
+    assert found["outputs"] == [{"name": "probability", "datatype": "FP32", "shape": [-1]}]

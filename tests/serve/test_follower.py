@@ -1,0 +1,171 @@
+"""An alias that moves: what answers before, during and after, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+
+from rayplat.errors import Corrupt
+from rayplat.serve.follower import AliasFollower
+from tests.serve.fakes import SPEC, Bench, FakeLoader, FakeRegistry, bench, head, until
+
+
+def follower(registry: FakeRegistry, loader: FakeLoader, poll_s: float = 0.01) -> AliasFollower:
+    return AliasFollower(registry, loader, SPEC.model, "champion", "replica-1", poll_s)
+
+
+def test_a_move_loads_beside_swaps_and_acknowledges() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        assert (f.current.loaded.version, registry.acks) == (1, {"replica-1": 1})
+        registry.move(2)
+        await f.step()
+        assert (f.current.loaded.version, f.current.head.generation) == (2, 2)
+        assert f.previous is not None
+        assert f.previous.loaded.version == 1
+        assert (registry.acks, f.swaps) == ({"replica-1": 2}, 1)
+
+    asyncio.run(run())
+
+
+def test_a_rollback_uses_the_version_that_is_still_there() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        for version in (2, 1, 2):
+            registry.move(version)
+            await f.step()
+            assert f.current.loaded.version == version
+        assert loader.loads == [1, 2]
+        assert registry.acks == {"replica-1": 4}
+
+    asyncio.run(run())
+
+
+def test_a_head_that_moves_on_the_same_version_changes_the_generation_only() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        loaded = f.current.loaded
+        registry.move(1)
+        await f.step()
+        assert f.current.loaded is loaded
+        assert (f.current.head.generation, loader.loads) == (2, [1])
+
+    asyncio.run(run())
+
+
+def test_an_older_generation_is_never_followed() -> None:
+    async def run() -> None:
+        registry = FakeRegistry(head(2, 5))
+        f = follower(registry, FakeLoader())
+        await f.start()
+        registry.head = head(1, 4)
+        await f.step()
+        assert f.current.loaded.version == 2
+
+    asyncio.run(run())
+
+
+def test_a_version_that_does_not_load_keeps_the_old_one_and_is_tried_again() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        loader.broken[2] = Corrupt("the bundle", "sha256:a", "sha256:b")
+        f = follower(registry, loader)
+        await f.start()
+        registry.move(2)
+        await f.step()
+        assert f.current.loaded.version == 1
+        assert f.failure is not None
+        assert "version 2: the bundle is damaged" in f.failure
+        assert registry.acks == {"replica-1": 1}
+        del loader.broken[2]
+        await f.step()
+        assert (f.current.loaded.version, f.failure, registry.acks) == (2, None, {"replica-1": 2})
+
+    asyncio.run(run())
+
+
+def test_a_better_version_ends_a_failure_at_once() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        loader.broken[2] = Corrupt("the bundle", "sha256:a", "sha256:b")
+        f = follower(registry, loader)
+        await f.start()
+        registry.move(2)
+        await f.step()
+        registry.move(3)
+        await f.step()
+        assert (f.current.loaded.version, f.failure) == (3, None)
+
+    asyncio.run(run())
+
+
+def test_following_survives_the_registrys_absence() -> None:
+    async def run() -> None:
+        b = await bench()
+        b.registry.down = True
+        b.registry.acks.clear()
+        await until(lambda: b.registry.calls.count("listen") >= 3)
+        assert (await b.client.infer()).status in (200, 503)
+        b.registry.down = False
+        b.registry.move(2)
+        await until(lambda: b.host.stats()["version"] == 2)
+        await until(lambda: b.registry.acks == {"replica-1": 2})
+        await b.host.stop()
+
+    asyncio.run(run())
+
+
+def test_no_request_fails_and_each_names_its_maker_while_the_alias_moves() -> None:
+    """Eight clients ask without pause through twenty moves; an answer is the value of the version it names."""
+
+    async def client(b: Bench, stop: asyncio.Event, seen: Counter[str]) -> None:
+        keys = [f"F{i}" for i in range(40)]
+        while not stop.is_set():
+            for asked in (keys[:1], keys):
+                answer = await b.client.infer(asked)
+                assert answer.status == 200, answer.body
+                version = answer.json["model_version"]
+                assert answer.headers["x-rayplat-model-version"] == version
+                assert answer.json["parameters"]["digest"] == f"sha256:{int(version):064x}"
+                assert {round(value * 100) for value in answer.json["outputs"][0]["data"]} == {int(version)}
+                seen[version] += 1
+                await asyncio.sleep(0)
+
+    async def run() -> None:
+        b = await bench()
+        stop, seen = asyncio.Event(), Counter[str]()
+        clients = [asyncio.create_task(client(b, stop, seen)) for _ in range(8)]
+        for version in [2, 3, 1, 4, 5] * 4:
+            moved = b.registry.move(version)
+            await until(lambda moved=moved: b.registry.acks["replica-1"] == moved.generation)  # type: ignore[misc]
+        stop.set()
+        await asyncio.gather(*clients)
+        assert await b.host.flush_log()
+        await b.host.stop()
+        assert set(seen) == {"1", "2", "3", "4", "5"}
+        assert b.host.stats()["answers"] == {"200": seen.total()}
+
+    asyncio.run(run())
+
+
+def test_requests_are_answered_by_the_old_version_while_the_new_one_loads() -> None:
+    async def run() -> None:
+        b = await bench()
+        b.loader.gate = threading.Event()
+        b.registry.move(2)
+        await until(lambda: b.loader.loads == [1, 2])
+        assert (await b.client.infer()).json["model_version"] == "1"
+        assert b.registry.acks == {"replica-1": 1}
+        b.loader.gate.set()
+        await until(lambda: b.host.stats()["version"] == 2)
+        assert (await b.client.infer()).json["model_version"] == "2"
+        await b.host.stop()
+
+    asyncio.run(run())
