@@ -8,13 +8,14 @@ A batch is acknowledged (the call returns) only after its commit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from rayplat.errors import InvalidInput
+from rayplat.errors import AlreadyExists, InvalidInput
 from rayplat.serve import log_schema
 from rayplat.settings import Settings
 
@@ -42,6 +43,12 @@ class _Epoch:
         while self.last + len(found) + 1 in self.waiting:
             found.append(self.last + len(found) + 1)
         return found
+
+    def acknowledge(self, last: int) -> None:
+        """Everything up to ``last`` is in the table: its writers may return."""
+        self.last = max(self.last, last)
+        for n in [n for n in self.waiting if n <= self.last]:
+            self.waiting.pop(n).committed.set_result(None)
 
 
 class InferenceLogWriter:
@@ -132,30 +139,30 @@ class InferenceLogWriter:
 
     async def _commit(self) -> int:
         async with self._lock:
-            chosen = {epoch: state.ready() for epoch, state in self._epochs.items()}
-            chosen = {epoch: numbers for epoch, numbers in chosen.items() if numbers}
+            chosen = {epoch: numbers for epoch, state in self._epochs.items() if (numbers := state.ready())}
             if not chosen:
                 return 0
             held = [self._epochs[epoch].waiting[n] for epoch, numbers in chosen.items() for n in numbers]
             table = pa.concat_tables([w.table for w in held])
             transactions = [(epoch, numbers[-1]) for epoch, numbers in chosen.items()]
-            await asyncio.to_thread(self._append, table, transactions)
-            for epoch, numbers in chosen.items():
-                state = self._epochs[epoch]
-                state.last = numbers[-1]
-                for n in numbers:
-                    state.waiting.pop(n).committed.set_result(None)
+            try:
+                await asyncio.to_thread(self._append, table, transactions)
+            except Exception:
+                # It may be in the table all the same: the answer was lost, or another writer was faster. Only what
+                # the table does not have is tried again.
+                for epoch in chosen:
+                    last = await asyncio.to_thread(self._last_committed, epoch)
+                    self._epochs[epoch].acknowledge(-1 if last is None else last)
+                raise
+            for epoch, last in transactions:
+                self._epochs[epoch].acknowledge(last)
             self._commits += 1
             self._rows += table.num_rows
             self._failure = None
             return int(table.num_rows)
 
     def _append(self, table: pa.Table, transactions: list[tuple[str, int]]) -> None:
-        try:
-            self._tables.append(log_schema.TABLE, table, transactions=transactions)
-        except Exception:
-            # A commit may have happened and only its answer been lost. All of it is one commit: one number tells.
-            epoch, last = transactions[0]
-            if self._last_committed(epoch) != last:
-                raise
-            log.warning("inference log: the commit was there although it reported an error", exc_info=True)
+        if log_schema.TABLE not in self._tables.names():
+            with contextlib.suppress(AlreadyExists):
+                self._tables.create(log_schema.TABLE, log_schema.SCHEMA, partition_by=log_schema.PARTITION_BY)
+        self._tables.append(log_schema.TABLE, table, transactions=transactions)

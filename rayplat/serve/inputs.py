@@ -23,6 +23,8 @@ def columns(loaded: LoadedVersion, request: InferRequest, at: datetime) -> dict[
     wanted = [feature for feature in loaded.spec.features if feature.name not in given]
     if not wanted or request.entity is None:
         return dict(given)
+    if loaded.features is None:
+        raise InvalidInput(f"inputs.{wanted[0].name}", "missing: this model looks nothing up, send every feature")
     rows = loaded.features.read(request.entity, at)
     _all_found(loaded.spec.entity, request.entity, rows)
     found: dict[str, Any] = dict(given)

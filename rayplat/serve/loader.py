@@ -29,5 +29,6 @@ class VersionLoader:
             loaded.warm_up()
         if loaded.spec.model != model:
             raise InvalidInput("model", f"the bundle of {model!r} version {version} was made for {loaded.spec.model!r}")
-        features = OnlineFeatures(self._settings, loaded.spec.views, loaded.spec.entity)
+        spec = loaded.spec
+        features = OnlineFeatures(self._settings, spec.views, spec.entity) if spec.views else None
         return LoadedVersion(model, version, digest, loaded, features)

@@ -81,6 +81,11 @@ def decode(batch: bytes) -> pa.Table:
     return table
 
 
+def warm_up() -> None:
+    """Make a first Arrow array. pyarrow imports pandas for it, half a second that no request should wait for."""
+    pa.array([0.0])
+
+
 def _table(records: list[Record], replica: str) -> pa.Table:
     """Rows of records that have the same features. Whole columns at a time: Arrow values made one by one are slow."""
     counts = [record.rows for record in records]

@@ -60,13 +60,14 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """One exact version, ready to answer: verified, loaded, warmed, and bound to its features."""
+    """One exact version, ready to answer: verified, loaded, warmed, and bound to its features (None for a model that
+    names no feature views: its requests carry every value)."""
 
     model: str
     version: int
     digest: str
     predictor: Predictor
-    features: Features
+    features: Features | None
 
     @property
     def spec(self) -> ModelSpec:

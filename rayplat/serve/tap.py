@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from rayplat import actors
 from rayplat.errors import InvalidInput, Unavailable
-from rayplat.serve.log_schema import Record, encode
+from rayplat.serve import log_schema
+from rayplat.serve.log_schema import Record
 from rayplat.settings import LogSettings
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class InferenceTap:
         self._idle = threading.Event()
         self._idle.set()
         self._flushing = self._closing = False
+        log_schema.warm_up()
         self._thread = threading.Thread(target=self._run, name="inference-tap", daemon=True)
         self._thread.start()
 
@@ -153,7 +155,7 @@ class InferenceTap:
     def _send(self, records: list[Record]) -> None:
         rows = sum(record.rows for record in records)
         try:
-            batch = encode(records, self._replica)
+            batch = log_schema.encode(records, self._replica)
         except Exception:
             log.exception("inference log: %s rows could not be encoded and are dropped", rows)
             self._drop(rows)

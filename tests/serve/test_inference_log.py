@@ -5,41 +5,36 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from rayplat.errors import InvalidInput
+from rayplat.data.tables import Tables
+from rayplat.errors import Conflict, InvalidInput
 from rayplat.serve import log_schema
 from rayplat.serve.inference_log import InferenceLogWriter
 from rayplat.settings import Settings
+from rayplat.types import TableVersion
 from tests.serve.test_tap import record
 
 
-class FakeTables:
-    """One table in memory. ``fail`` commits and raises after, or raises before, the way a store can."""
+class FailingTables(Tables):
+    """Real tables, whose commits fail on demand: before they happen, or with only their answer lost."""
 
-    def __init__(self) -> None:
-        self.commits: list[pa.Table] = []
-        self.transactions: dict[str, int] = {}
-        self.fail: str | None = None
+    fail: str | None = None
 
-    def names(self) -> list[str]:
-        return [log_schema.TABLE] if self.commits else []
-
-    def transaction_version(self, name: str, app_id: str) -> int | None:
-        assert name == log_schema.TABLE
-        return self.transactions.get(app_id)
-
-    def append(self, name: str, data: pa.Table, *, transactions: list[tuple[str, int]], **_: Any) -> None:
+    def append(self, name: str, data: Any, **options: Any) -> TableVersion:
         if self.fail == "before":
             raise OSError("disk full")
-        self.commits.append(data)
-        self.transactions.update(transactions)
+        done = super().append(name, data, **options)
         if self.fail == "after":
             raise OSError("the answer was lost")
+        return done
 
     def ids(self) -> list[str]:
-        return pa.concat_tables(self.commits).column("request_id").to_pylist() if self.commits else []
+        found: list[str] = self.read(log_schema.TABLE).column("request_id").to_pylist()
+        return found
+
+    def commits(self) -> int:
+        return len(self.history(log_schema.TABLE))
 
 
 def batch(name: str) -> bytes:
@@ -47,11 +42,11 @@ def batch(name: str) -> bytes:
 
 
 @pytest.fixture
-def tables() -> FakeTables:
-    return FakeTables()
+def tables(settings: Settings) -> FailingTables:
+    return FailingTables(settings.tables_uri)
 
 
-def writer(settings: Settings, tables: FakeTables, commit_s: float = 60.0) -> InferenceLogWriter:
+def writer(settings: Settings, tables: FailingTables, commit_s: float = 60.0) -> InferenceLogWriter:
     log = settings.log.model_copy(update={"commit_s": commit_s})
     return InferenceLogWriter(settings.model_copy(update={"log": log}), tables)
 
@@ -65,21 +60,22 @@ async def sent(w: InferenceLogWriter, *batches: tuple[str, str, int]) -> list[as
     return tasks
 
 
-def test_a_write_returns_after_its_commit_and_many_share_one(settings: Settings, tables: FakeTables) -> None:
+def test_a_write_returns_after_its_commit_and_many_share_one(settings: Settings, tables: FailingTables) -> None:
     async def run() -> None:
         w = writer(settings, tables)
         tasks = await sent(w, ("a", "e1", 0), ("b", "e1", 1), ("c", "e2", 0))
         assert not any(task.done() for task in tasks)
         assert await w.flush() == 3
         await asyncio.gather(*tasks)
-        assert len(tables.commits) == 1
-        assert tables.transactions == {"e1": 1, "e2": 0}
+        assert sorted(tables.ids()) == ["a", "b", "c"]
+        assert tables.commits() == 2  # the empty table, and one commit of all three
+        assert [tables.transaction_version(log_schema.TABLE, epoch) for epoch in ("e1", "e2")] == [1, 0]
         assert (await w.heartbeat())["rows"] == 3
 
     asyncio.run(run())
 
 
-def test_commits_happen_by_themselves(settings: Settings, tables: FakeTables) -> None:
+def test_commits_happen_by_themselves(settings: Settings, tables: FailingTables) -> None:
     async def run() -> None:
         await asyncio.wait_for(writer(settings, tables, commit_s=0.01).write(batch("a"), "e1", 0), 5)
         assert tables.ids() == ["a"]
@@ -87,7 +83,7 @@ def test_commits_happen_by_themselves(settings: Settings, tables: FakeTables) ->
     asyncio.run(run())
 
 
-def test_a_batch_sent_again_is_stored_once(settings: Settings, tables: FakeTables) -> None:
+def test_a_batch_sent_again_is_stored_once(settings: Settings, tables: FailingTables) -> None:
     async def run() -> None:
         w = writer(settings, tables)
         tasks = await sent(w, ("a", "e1", 0))
@@ -104,7 +100,7 @@ def test_a_batch_sent_again_is_stored_once(settings: Settings, tables: FakeTable
     asyncio.run(run())
 
 
-def test_a_gap_waits_for_what_belongs_in_it(settings: Settings, tables: FakeTables) -> None:
+def test_a_gap_waits_for_what_belongs_in_it(settings: Settings, tables: FailingTables) -> None:
     """After a restart the second of two batches may arrive first: committing it alone would lose the first."""
 
     async def run() -> None:
@@ -119,7 +115,7 @@ def test_a_gap_waits_for_what_belongs_in_it(settings: Settings, tables: FakeTabl
     asyncio.run(run())
 
 
-def test_a_commit_that_fails_is_tried_again(settings: Settings, tables: FakeTables) -> None:
+def test_a_commit_that_fails_is_tried_again(settings: Settings, tables: FailingTables) -> None:
     async def run() -> None:
         w = writer(settings, tables)
         tables.fail = "before"
@@ -135,20 +131,42 @@ def test_a_commit_that_fails_is_tried_again(settings: Settings, tables: FakeTabl
     asyncio.run(run())
 
 
-def test_a_commit_whose_answer_was_lost_is_not_repeated(settings: Settings, tables: FakeTables) -> None:
+def test_a_commit_whose_answer_was_lost_is_not_repeated(settings: Settings, tables: FailingTables) -> None:
     async def run() -> None:
         w = writer(settings, tables)
         tables.fail = "after"
         tasks = await sent(w, ("a", "e1", 0))
+        with pytest.raises(OSError, match="the answer was lost"):
+            await w.flush()
+        tables.fail = None
+        tasks += await sent(w, ("b", "e1", 1))
         assert await w.flush() == 1
         await asyncio.gather(*tasks)
-        assert await w.flush() == 0
-        assert tables.ids() == ["a"]
+        assert tables.ids() == ["a", "b"]
 
     asyncio.run(run())
 
 
-def test_bytes_that_are_no_rows_are_refused_and_do_not_block_the_next(settings: Settings, tables: FakeTables) -> None:
+def test_a_faster_writer_of_the_same_batches_is_noticed(settings: Settings, tables: FailingTables) -> None:
+    """In a partition the old writer may live on beside its replacement, and a host's batch reach both."""
+
+    async def run() -> None:
+        old, new = writer(settings, tables), writer(settings, tables)
+        tasks = await sent(new, ("a", "e1", 0), ("b", "e1", 1), ("c", "e2", 0))
+        tasks += await sent(old, ("a", "e1", 0), ("b", "e1", 1))
+        assert await old.flush() == 2
+        with pytest.raises(Conflict):
+            await new.flush()
+        assert await new.flush() == 1
+        await asyncio.gather(*tasks)
+        assert sorted(tables.ids()) == ["a", "b", "c"]
+
+    asyncio.run(run())
+
+
+def test_bytes_that_are_no_rows_are_refused_and_do_not_block_the_next(
+    settings: Settings, tables: FailingTables
+) -> None:
     async def run() -> None:
         w = writer(settings, tables)
         bad = asyncio.create_task(w.write(b"nonsense", "e1", 0))
