@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2, norm
+from scipy.special import chdtri, ndtri
 
 from rayplat.monitor.summary import CATEGORICAL, LEVELS, NUMERIC, ColumnSummary
 from rayplat.types import ColumnDrift
@@ -144,13 +144,13 @@ class _Pair:
         cuts = _cuts(self.before)
         old, new = (_shares(side.cdf(cuts), side.present) for side in (self.before, self.now))
         value = float(np.sum((new - old) * np.log(new / old)))
-        chance = float(chi2.ppf(1 - self.alpha, len(cuts))) * self._noise
+        chance = float(chdtri(len(cuts), self.alpha)) * self._noise
         return self._result("psi", value, max(self.rules.psi, chance), judge, self._moments)
 
     def wasserstein(self, judge: bool) -> ColumnDrift:
         # Without the outer hundredth at each end: in heavy tails a handful of rows would decide.
         old, new = np.asarray(self.before.quantiles)[_INNER], np.asarray(self.now.quantiles)[_INNER]
-        unit = float(old.std()) or abs(self.before.mean) or 1.0
+        unit = max(float(old.std()), 1e-6 * abs(self.before.mean)) or 1.0  # a constant has no deviation
         # The empirical CDFs differ at x by a normal of deviation sqrt(F(1-F)(1/n+1/m)); taking its upper quantile
         # at every x at once bounds the distance from above.
         middle = (LEVELS[_INNER][1:] + LEVELS[_INNER][:-1]) / 2
@@ -163,7 +163,7 @@ class _Pair:
     def js2(self, judge: bool) -> ColumnDrift:
         names, old, new = _categories(self.before, self.now)
         value = math.sqrt(max(_js_divergence(old, new), 0.0))
-        chance = math.sqrt(chi2.ppf(1 - self.alpha, max(len(names) - 1, 1)) * self._noise / 8 / math.log(2))
+        chance = math.sqrt(chdtri(max(len(names) - 1, 1), self.alpha) * self._noise / 8 / math.log(2))
         most = int(np.argmax(np.abs(new - old)))
         note = f"{names[most]} {old[most]:.1%} → {new[most]:.1%}"
         return self._result("js2", value, max(self.rules.js2, chance), judge, note)
@@ -181,7 +181,7 @@ class _Pair:
 
     @property
     def _z(self) -> float:
-        return float(norm.ppf(1 - self.alpha / 2))
+        return float(ndtri(1 - self.alpha / 2))
 
     @property
     def _moments(self) -> str:
@@ -189,11 +189,14 @@ class _Pair:
 
 
 def _cuts(before: ColumnSummary) -> Floats:
-    """The deciles of the baseline, each once. A (nearly) constant column also gets a bin below its value."""
+    """The deciles of the baseline, each once. A (nearly) constant column also gets a bin below its value.
+
+    They lie a millionth above the values: the window's may have passed through float32 on their way.
+    """
     tenths = np.arange(1, 10) / 10
     deciles: Floats = np.unique(np.quantile(np.asarray(before.quantiles), tenths, method="inverted_cdf"))
-    below: Floats = np.nextafter(deciles, -np.inf)
-    return deciles if len(deciles) > 1 else np.array([*below, *deciles])
+    slack: Floats = 1e-6 * np.maximum(np.abs(deciles), before.stddev)
+    return deciles + slack if len(deciles) > 1 else np.array([*(deciles - slack), *(deciles + slack)])
 
 
 def _shares(cdf: Floats, n: int) -> Floats:

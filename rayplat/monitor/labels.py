@@ -55,7 +55,8 @@ def check(source: LabelSource, columns: Sequence[Column]) -> None:
 
 def match(entities: pa.ChunkedArray, labels: pa.Table, source: LabelSource, asof: datetime) -> npt.NDArray[np.float64]:
     """The label of each entity as 0.0, 1.0 or NaN, from the rows of ``labels`` known at ``asof``. Where a key has
-    several, the one known last counts, also when it is null."""
+    several, the one known last counts, also when it is null. An entity of null (the request brought its own
+    features) has no label."""
     try:
         keys = labels.column(source.key).cast(pa.string())
         values = labels.column(source.label).cast(pa.float64())
@@ -64,7 +65,7 @@ def match(entities: pa.ChunkedArray, labels: pa.Table, source: LabelSource, asof
         raise SchemaMismatch("labels", f"table {source.table!r}: {e}") from e
     arrived = pc.less_equal(known_at, pa.scalar(asof, known_at.type))
     rows = pa.table({"key": keys, "label": values, "known_at": known_at})
-    rows = rows.filter(pc.and_(arrived, pc.is_in(keys, entities.unique()))).sort_by("known_at")
+    rows = rows.filter(pc.and_(arrived, pc.is_in(keys, entities.drop_null().unique()))).sort_by("known_at")
     known = dict(zip(rows.column("key").to_pylist(), rows.column("label").to_pylist(), strict=True))
     found = [known.get(entity) for entity in entities.to_pylist()]
     return np.asarray([np.nan if label is None else label for label in found], dtype=np.float64)

@@ -14,7 +14,7 @@ from rayplat.data.tables import Tables
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
 from rayplat.monitor import profiles
 from rayplat.monitor.actor import INFERENCE_LOG, Monitor
-from rayplat.monitor.labels import LabelSource
+from rayplat.monitor.labels import LabelSource, match
 from rayplat.settings import Settings
 
 START = datetime(2013, 11, 1, tzinfo=UTC)
@@ -141,6 +141,14 @@ def test_the_last_known_label_of_a_key_counts(monitor: Monitor, baseline: str, t
     found = monitor.report("flight-delay", 1, baseline, START, END, "corrected").quality
     assert found is not None
     assert found.positive_rate == 1.0
+
+
+def test_requests_without_a_key_have_no_label() -> None:
+    entities = pa.chunked_array([pa.array(["a", None], pa.string())])
+    rows = pa.table({"key": ["a", None], "label": [1, 1], "known_at": pa.array([START, START], TIME)})
+    found = match(entities, rows, LabelSource("t", "key", "label"), END)
+    assert found[0] == 1.0
+    assert np.isnan(found[1])
 
 
 def test_reports_survive_a_restart(settings: Settings, monitor: Monitor, baseline: str, labels: str) -> None:

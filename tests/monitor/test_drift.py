@@ -82,6 +82,15 @@ def test_a_constant_that_moves_either_way_is_seen() -> None:
         assert compare(before, pa.table({"x": np.full(1000, moved)})).verdict == drift.DRIFT
 
 
+def test_float32_on_the_way_is_no_drift() -> None:
+    rng = np.random.default_rng(14)
+    values = rng.choice([0.1, 0.3, 0.7], 2000)
+    before, now = pa.table({"x": values, "c": np.full(2000, 0.1)}), {"x": values[:1000], "c": np.full(1000, 0.1)}
+    compared = compare(before, pa.table({k: v.astype(np.float32).astype(np.float64) for k, v in now.items()}))
+    assert compared.verdict == drift.STABLE
+    assert found(compared, "c", "psi").value < 0.01
+
+
 def test_a_new_category_is_named() -> None:
     rng = np.random.default_rng(6)
     now = table(rng, 1000)
