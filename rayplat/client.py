@@ -68,8 +68,8 @@ class Platform:
         else:
             if token is None:
                 raise Unauthenticated("give the platform token of this address: Platform(url, token=...)")
-            self.url, self._token = url.rstrip("/"), token
-        self._http = _http(self.url, self._token)
+            self.url, self.token = url.rstrip("/"), token
+        self._http = _http(self.url, self.token)
         for noun in NOUNS:
             setattr(self, noun.NAME, self._noun(noun))
 
@@ -80,13 +80,13 @@ class Platform:
         settings = settings_module.load(home)
         running = state.require(settings.home)
         ray_node.connect(settings.home, str(running.ray_address))
-        self.url, self._token = str(running.serve_url), token or owner_token(settings.home)
-        self.context = local.context(settings, str(running.mlflow_url), self.url, local.principal_of(self._token))
+        self.url, self.token = str(running.serve_url), token or owner_token(settings.home)
+        self.context = local.context(settings, str(running.mlflow_url), self.url, local.principal_of(self.token))
 
     def _noun(self, noun: type[Noun]) -> Noun:
         if self.context is not None:
             return noun(self.context)
-        client: Noun = remote(noun, _http(f"{self.url}/api/v1", self._token))
+        client: Noun = remote(noun, _http(f"{self.url}/api/v1", self.token))
         return client
 
     def predict(

@@ -150,6 +150,8 @@ class ArtifactRef:
 
 @dataclass(frozen=True)
 class RunInfo:
+    """One tracked run. A metric that is no finite number is None."""
+
     run_id: str
     experiment: str
     name: str
@@ -157,7 +159,7 @@ class RunInfo:
     started_at: datetime
     ended_at: datetime | None
     params: dict[str, str]
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     tags: dict[str, str]
 
 

@@ -40,29 +40,13 @@ def up(
         with connection.wait("starting …") as spinner:
             result = lifecycle.up(settings, lambda part: spinner.update(f"starting: {part} …"))
         if as_json:
-            render.show({"started": result.started, **addresses(settings.home)}, True)
+            render.show({"started": result.started, **lifecycle.addresses(settings.home)}, True)
             return
         if result.started:
             render.OUT.print(f"[green]up[/green]: started {', '.join(result.started)}")
         else:
             render.OUT.print("[green]up[/green]: everything was running already")
-        render.show(addresses(settings.home), False)
-
-
-def addresses(home: Path) -> dict[str, str]:
-    """Where to look and where things lie."""
-    from rayplat.client import token_file
-    from rayplat.platform import state
-
-    current = state.require(home)
-    return {
-        "api": f"{current.serve_url}/api/v1/docs",
-        "models": f"{current.serve_url}/v2/models",
-        "mlflow": str(current.mlflow_url),
-        "ray_dashboard": str(current.dashboard_url or current.ray_address),
-        "data": str(home),
-        "token": f"{token_file(home)} (admin)",
-    }
+        render.show(lifecycle.addresses(settings.home), False)
 
 
 @app.command()

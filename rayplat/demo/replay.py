@@ -34,6 +34,7 @@ class Ask:
 class ReplayReport:
     """``by_version`` counts answers by the version they name; ``unnamed`` those that name none. Times in ms."""
 
+    prefix: str
     requests: int
     answered: int
     failed: int
@@ -145,6 +146,7 @@ class Replay:
     def _report(self, tally: _Tally, sent: list[Ask], seconds: float) -> ReplayReport:
         ordered = sorted(tally.latencies) or [0.0]
         return ReplayReport(
+            prefix=self.prefix,
             requests=tally.sent,
             answered=tally.sent - len(tally.failures),
             failed=len(tally.failures),

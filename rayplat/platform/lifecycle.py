@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from rayplat import actors, client
@@ -157,6 +158,19 @@ def _start_control(settings: Settings, current: PlatformState, say: Callable[[],
     url = f"http://127.0.0.1:{port}"
     run_control(CONTROL_APP, settings, port, url, str(current.mlflow_url))
     return current.with_(serve_url=url)
+
+
+def addresses(home: Path) -> dict[str, str]:
+    """Where to look and where things lie."""
+    current = state.require(home)
+    return {
+        "api": f"{current.serve_url}/api/v1/docs",
+        "models": f"{current.serve_url}/v2/models",
+        "mlflow": str(current.mlflow_url),
+        "ray_dashboard": str(current.dashboard_url or current.ray_address),
+        "data": str(home),
+        "token": f"{client.token_file(home)} (admin)",
+    }
 
 
 def status(settings: Settings) -> list[PartStatus]:

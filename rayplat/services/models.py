@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayplat.services.verbs import Noun, route
-from rayplat.types import AliasHead, ModelVersion, Role
+from rayplat.types import AliasHead, ModelVersion, Role, TableVersion
 
 
 class Models(Noun):
@@ -25,6 +25,25 @@ class Models(Noun):
     def version(self, model: str, version: int) -> ModelVersion:
         """One version. Raises NotFound."""
         return self._context.registry.version(model, version)
+
+    @route("POST", "/models/{model}/versions", Role.DEVELOPER)
+    def register(
+        self,
+        model: str,
+        digest: str,
+        run_id: str,
+        training_set: str,
+        pins: tuple[TableVersion, ...] = (),
+        metrics: dict[str, float] | None = None,
+        baseline: str | None = None,
+    ) -> ModelVersion:
+        """Register a bundle of the artifact store by its digest; the same digest again returns the version it has.
+
+        ``training_set`` and ``baseline`` are digests; ``pins`` the table versions it was trained on.
+        """
+        return self._context.registry.register_model(
+            model, digest, run_id, self._context.principal, training_set, pins, metrics or {}, baseline
+        )
 
     @route("GET", "/models/{model}/aliases", Role.VIEWER)
     def aliases(self, model: str) -> tuple[AliasHead, ...]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from rayplat.data.tables import Tables
 
 from rayplat import identity
+from rayplat import settings as settings_module
 from rayplat.api.app import Backend, build
+from rayplat.data.tables import Tables
 from rayplat.platform.processes import free_port, wait_until
 from rayplat.services.verbs import Context
-from rayplat.settings import Settings
 from rayplat.types import Principal, Role
 from tests.api.fakes import FakeRegistry, FakeTracking
 
@@ -36,8 +35,9 @@ class Served:
         return httpx.Client(base_url=self.url, headers=headers)
 
 
-@pytest.fixture
-def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    settings = settings_module.load(tmp_path_factory.mktemp("home"), environ={})
     secrets = {role: identity.new_token()[0] for role in Role}
     known = {secret: Principal(f"{role}-person", role) for role, secret in secrets.items()}
     registry: Any = FakeRegistry()

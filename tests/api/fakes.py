@@ -108,7 +108,7 @@ class FakeRegistry:
 
 class FakeTracking:
     def runs(self, experiment: str | None = None, limit: int = 50) -> list[RunInfo]:
-        return [RunInfo("r1", "e", "n", "FINISHED", NOW, None, {"lr": "0.1"}, {"auc": float("nan")}, {})]
+        return [RunInfo("r1", "e", "n", "FINISHED", NOW, None, {"lr": "0.1"}, {"auc": None}, {})]
 
     def get(self, run_id: str) -> RunInfo:
         raise NotFound("run", run_id)
