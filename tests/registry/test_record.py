@@ -161,7 +161,7 @@ def test_failing_gates_reject_with_their_reasons_and_keep_the_evidence(desk: Des
         with pytest.raises(Conflict, match="rejected"):
             desk.approve(asked)
     assert head(desk.record) is None
-    (leak,) = [g for g in desk.record.read(lambda s: audit.listed(s, 3))[1:2]]
+    leak = desk.record.read(lambda s: audit.listed(s, 3))[1]
     assert "suspected leakage" in leak.detail["failed_gates"]["leak ceiling"]
 
 
@@ -291,15 +291,8 @@ def test_rollback_works_after_somebody_deleted_the_model_on_mlflows_page(desk: D
 
 
 def everything(record: Record) -> list[list[tuple[Any, ...]]]:
-    tables = (
-        "rp_alias_head",
-        "rp_alias_history",
-        "rp_promotion",
-        "rp_approval",
-        "rp_audit",
-        "registered_model_aliases",
-    )
-    return [mlflow(record, f"select * from {table}") for table in tables]
+    tables = ("alias_head", "alias_history", "promotion", "approval", "audit")
+    return [mlflow(record, MLFLOW_ALIASES), *(mlflow(record, f"select * from rp_{table}") for table in tables)]
 
 
 @pytest.mark.parametrize("where", ["set_alias", "append"])
@@ -357,7 +350,7 @@ def test_a_repeated_call_with_the_same_key_takes_effect_once(desk: Desk) -> None
     back = roll_back(desk, key="k3")
     assert roll_back(desk, key="k3") == back
     assert head(desk.record) == back
-    with pytest.raises(Conflict, match="was used for promotion.approve"):
+    with pytest.raises(Conflict, match=r"was used for promotion\.approve"):
         roll_back(desk, key="k2")
     assert len(desk.record.read(lambda s: promotions.listed(s, MODEL, None))) == 2
 

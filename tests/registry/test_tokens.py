@@ -70,7 +70,7 @@ def test_bad_wishes_are_refused(record: Record) -> None:
     make(record, "owner", Role.ADMIN, None)
     with pytest.raises(InvalidName, match="principal"):
         make(record, "Ann Smith", Role.VIEWER, ROOT)
-    for moment in (datetime.now(UTC) - timedelta(seconds=1), datetime.now() + timedelta(days=1)):  # noqa: DTZ005
+    for moment in (datetime.now(UTC) - timedelta(seconds=1), datetime.now() + timedelta(days=1)):
         with pytest.raises(InvalidInput, match="expires_at"):
             make(record, "ann", Role.VIEWER, ROOT, moment)
     with pytest.raises(NotFound, match="token"):
