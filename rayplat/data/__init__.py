@@ -1,0 +1,1 @@
+"""Data: Delta tables, features as of a moment, the feature store."""

@@ -1,0 +1,162 @@
+"""The feature store: Feast's registry keeps the declarations, its online store (ours, plugged in) the newest rows.
+
+The only owner of Feast, which is loaded to register declarations and on request (`FeatureStore.feast`): its import
+takes ten seconds. Reading declarations back, advancing the online store and looking features up need only the
+database under it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayplat.data.features import Entity, FeatureService, FeatureView
+from rayplat.data.materialize import advance
+from rayplat.data.online import OnlineFeatures
+from rayplat.data.online_database import OnlineDatabase
+from rayplat.errors import NotFound
+from rayplat.settings import Settings
+from rayplat.types import FeatureViewInfo
+
+if TYPE_CHECKING:
+    import feast
+
+    from rayplat.data.tables import Tables
+
+PROJECT = "rayplat"
+_ONLINE_STORE = "rayplat.data.feast_online_store.NewestSqliteOnlineStore"
+
+
+class FeatureStore:
+    """Declarations and online rows of one platform."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = OnlineDatabase(settings.online_store)
+
+    def apply(
+        self, entities: Sequence[Entity], views: Sequence[FeatureView], services: Sequence[FeatureService]
+    ) -> None:
+        """Register declarations with Feast. A view whose definition changed loses its online rows."""
+        store = self.feast()
+        own = {entity.name: _feast_entity(entity) for entity in entities}
+        made = {view.name: _feast_view(view, own[view.entity.name], self._settings.tables_uri) for view in views}
+        store.apply([*own.values(), *made.values(), *(_feast_service(service, made) for service in services)])
+        for service in services:
+            self._database.put_service(service.name, json.dumps(service.to_dict()))
+
+    def views(self) -> list[FeatureViewInfo]:
+        """All registered views, by name."""
+        return [self.declaration(name).info() for name in self._declared()]
+
+    def view(self, name: str) -> FeatureViewInfo:
+        """Raises `NotFound`."""
+        return self.declaration(name).info()
+
+    def declaration(self, name: str) -> FeatureView:
+        """The declaration of a view as it was applied. Raises `NotFound`."""
+        text = self._database.get(name).declaration
+        if text is None:
+            raise NotFound("feature view", name, "Feast has one of this name, but it was not declared here")
+        return FeatureView.from_dict(json.loads(text))
+
+    def services(self) -> dict[str, tuple[str, ...]]:
+        """Names of the services, each with its views in lookup order."""
+        return {name: tuple(v.name for v in self.service(name).views) for name in self._database.services()}
+
+    def service(self, name: str) -> FeatureService:
+        """Raises `NotFound`."""
+        found = self._database.services()
+        if name not in found:
+            raise NotFound("feature service", name, f"there are {', '.join(found) or 'none'}")
+        return FeatureService.from_dict(json.loads(found[name]))
+
+    def materialize(
+        self, tables: Tables, views: Sequence[FeatureView], upto: datetime, *, fresh: bool = False
+    ) -> dict[str, int]:
+        """Bring the online rows of ``views`` to what was known at ``upto``; rows written per view.
+
+        Only what is new since the last time is read, unless the feature table has another version. Time does not
+        run backwards: an earlier ``upto`` changes nothing, unless ``fresh`` first drops what is there (readers see
+        the old rows until the new ones are complete).
+        """
+        return {view.name: advance(self._database, tables, view, upto, fresh=fresh) for view in views}
+
+    def online(self, service: str) -> OnlineFeatures:
+        """Lookup of a service's features. Raises `NotFound`."""
+        found = self.service(service)
+        return OnlineFeatures(self._settings, found.view_digests(), found.entity.join_key)
+
+    def feast(self) -> feast.FeatureStore:
+        """Feast's own store on the same registry and online rows."""
+        import feast
+
+        home = Path(self._settings.home) / "feast"
+        home.mkdir(parents=True, exist_ok=True)
+        config = feast.RepoConfig(
+            project=PROJECT,
+            provider="local",
+            registry=str(home / "registry.db"),
+            online_store={"type": _ONLINE_STORE, "path": str(self._settings.online_store)},
+            offline_store={"type": "file"},
+            entity_key_serialization_version=3,
+        )
+        return feast.FeatureStore(config=config)
+
+    def _declared(self) -> list[str]:
+        return [name for name in self._database.names() if self._database.get(name).declaration is not None]
+
+
+def _feast_entity(entity: Entity) -> feast.Entity:
+    import feast
+
+    return feast.Entity(name=entity.name, join_keys=[entity.join_key], value_type=feast.ValueType.STRING)
+
+
+def _feast_view(view: FeatureView, entity: feast.Entity, tables_uri: str) -> feast.FeatureView:
+    import feast
+    from feast.data_format import DeltaFormat
+
+    from rayplat.data.feast_online_store import DECLARATION_TAG, DIGEST_TAG
+
+    source = feast.FileSource(
+        name=view.table,
+        path=f"{tables_uri}/{view.table}",
+        file_format=DeltaFormat(),
+        timestamp_field="event_time",
+    )
+    key = feast.Field(name=view.entity.join_key, dtype=feast.types.String)
+    features = [feast.Field(name=c.name, dtype=_feast_types()[c.dtype]) for c in view.columns]
+    return feast.FeatureView(
+        name=view.name,
+        entities=[entity],
+        schema=[key, *features],
+        source=source,
+        ttl=view.ttl,
+        tags={DIGEST_TAG: view.digest(), DECLARATION_TAG: json.dumps(view.to_dict())},
+    )
+
+
+def _feast_service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:
+    import feast
+
+    from rayplat.data.feast_online_store import DECLARATION_TAG, DIGEST_TAG
+
+    tags = {DIGEST_TAG: service.digest(), DECLARATION_TAG: json.dumps(service.to_dict())}
+    return feast.FeatureService(name=service.name, features=[views[v.name] for v in service.views], tags=tags)
+
+
+def _feast_types() -> dict[str, Any]:
+    from feast import types
+
+    return {
+        "int64": types.Int64,
+        "double": types.Float64,
+        "float": types.Float32,
+        "string": types.String,
+        "bool": types.Bool,
+        "timestamp[us, tz=UTC]": types.UnixTimestamp,
+    }

@@ -1,0 +1,1 @@
+"""The reference application: New York flights of 2013."""
