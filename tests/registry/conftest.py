@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from rayplat.registry.record.database import Record
 from tests.registry.desk import Desk
@@ -15,16 +14,8 @@ from tests.registry.desk import Desk
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's and the registry's tables, made once for all tests.
-
-    MLflow's tables come from its models, as its migrations take seconds: they run where a test starts the actor.
-    """
-    from mlflow.store.db import utils
-
+    """A database with MLflow's and the registry's tables, made once: MLflow's migrations take seconds."""
     file = tmp_path_factory.mktemp("registry") / "empty.db"
-    engine = sa.create_engine(f"sqlite:///{file}")
-    utils.Base.metadata.create_all(engine)
-    engine.dispose()
     Record(f"sqlite:///{file}").close()
     return file
 
