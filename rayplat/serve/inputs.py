@@ -43,7 +43,7 @@ def _all_found(entity: str, keys: list[str], rows: Rows) -> None:
     if found.all():
         return
     row = int(np.flatnonzero(~found)[0])
-    raise InvalidInput(f"inputs.{entity}[{row}]", f"unknown {entity} {keys[row][:80]!r}: it has no features online")
+    raise InvalidInput(f"inputs.{entity}[{row}]", f"unknown {entity} {keys[row][:80]!r}{_lacking(rows, row)}")
 
 
 def _not_missing(feature: FeatureSpec, values: Any, keys: list[str], rows: Rows) -> None:
@@ -56,8 +56,11 @@ def _not_missing(feature: FeatureSpec, values: Any, keys: list[str], rows: Rows)
     if not len(missing):
         return
     row = int(missing[0])
-    lacking = [f"{view} {status[row]}" for view, status in rows.status.items() if status[row] != "present"]
-    reason = f" ({', '.join(lacking)})" if lacking else ""
-    raise InvalidInput(
-        f"inputs.{feature.name}[{row}]", f"the model needs it, and it is missing for {keys[row][:80]!r}{reason}"
-    )
+    reason = f"the model needs it, and it is missing for {keys[row][:80]!r}{_lacking(rows, row)}"
+    raise InvalidInput(f"inputs.{feature.name}[{row}]", reason)
+
+
+def _lacking(rows: Rows, row: int) -> str:
+    """Which feature views have nothing for a row, and why: missing, expired, or in the future at that moment."""
+    lacking = [f"{view} {states[row]}" for view, states in rows.status.items() if states[row] != "present"]
+    return f" (feature views: {', '.join(lacking)})" if lacking else ""

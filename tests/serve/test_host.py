@@ -114,7 +114,7 @@ def test_unknown_keys_and_missing_values() -> None:
         assert reason.startswith("inputs.flight[1]: unknown flight 'X9'")
         reason = refused(await b.client.infer(["F1", "F-none"]), 422, "InvalidInput")
         assert reason.startswith(
-            "inputs.distance[1]: the model needs it, and it is missing for 'F-none' (schedule expired"
+            "inputs.distance[1]: the model needs it, and it is missing for 'F-none' (feature views: schedule expired"
         )
         assert (await b.client.infer(["F-bare"])).status == 200
         seen = b.host._follower.current.loaded.predictor.seen[-1]  # type: ignore[attr-defined]
