@@ -56,6 +56,14 @@ class ArtifactSettings(_Group):
     root: str | None = Field(None, description="Folder; None is <home>/artifacts.")
 
 
+class TrainSettings(_Group):
+    """How large a training is; a two-CPU machine must still hold model hosts beside it."""
+
+    workers: int = Field(2, description="Processes that train together, each on its share of the rows.")
+    cpus_per_worker: float = Field(0.75, description="CPUs each worker reserves; hosts and reads take the rest.")
+    trials: int = Field(3, description="Tuning trials before a training; 0 trains with the defaults.")
+
+
 class ServeSettings(_Group):
     """HTTP ingress and model hosts."""
 
@@ -90,6 +98,7 @@ class Settings(_Group):
     registry: RegistrySettings = RegistrySettings()  # type: ignore[call-arg]
     data: DataSettings = DataSettings()  # type: ignore[call-arg]
     artifacts: ArtifactSettings = ArtifactSettings()  # type: ignore[call-arg]
+    train: TrainSettings = TrainSettings()  # type: ignore[call-arg]
     serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
     log: LogSettings = LogSettings()  # type: ignore[call-arg]
     monitor: MonitorSettings = MonitorSettings()  # type: ignore[call-arg]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from rayplat import identity
@@ -39,6 +40,7 @@ def run_control(name: str, settings: Settings, port: int, serve_url: str, mlflow
     def application() -> Any:
         return _application(settings, serve_url, mlflow_url)
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the import above has set it to INFO
     try:
         serve.start(http_options={"host": "0.0.0.0", "port": port})
         deployment: Any = serve.deployment(

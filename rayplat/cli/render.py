@@ -13,10 +13,13 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
+from rayplat.monitor.report import render as drift_table
+from rayplat.types import DriftReport
+
 OUT = Console()
 ERR = Console(stderr=True)
 
-_LONG = 44
+_LONG = 60
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -27,8 +30,12 @@ def show(result: Any, as_json: bool) -> None:
         OUT.print("[green]done[/green]")
     elif isinstance(result, dict):
         OUT.print(_pairs(result))
+    elif isinstance(result, DriftReport):
+        OUT.print(drift_table(result))
     elif dataclasses.is_dataclass(result):
         OUT.print(_pairs(_fields(result)))
+    elif isinstance(result, Sequence) and result and all(isinstance(r, DriftReport) for r in result):
+        OUT.print(*(drift_table(r) for r in result), sep="\n\n")
     elif isinstance(result, Sequence) and not isinstance(result, str):
         OUT.print(_rows(result)) if result else OUT.print("[dim]none[/dim]")
     else:

@@ -8,8 +8,10 @@ holds a null.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,8 @@ from rayplat.data.windows import change_points
 from rayplat.types import TableVersion
 
 if TYPE_CHECKING:
+    from ray.data import Dataset
+
     from rayplat.data.tables import Tables
 
 PARTITION = "__p"
@@ -39,13 +43,17 @@ def build(
     pinned = tables.version(view.source, source)
     rows = tables.dataset(pinned, columns=view.source_columns)
     if view.windows:
-        rows = rows.map_batches(_partitioned, batch_format="pyarrow", batch_size=None, fn_args=(view.entity.join_key,))
-        rows = rows.repartition(PARTITIONS, keys=[PARTITION])
-        rows = rows.map_batches(windowed, batch_format="pyarrow", batch_size=None, fn_args=(view,))
+        rows = _mapped(rows, partial(_partitioned, key=view.entity.join_key)).repartition(PARTITIONS, keys=[PARTITION])
+        rows = _mapped(rows, partial(windowed, view=view))
     else:
-        rows = rows.map_batches(selected, batch_format="pyarrow", batch_size=None, fn_args=(view,))
+        rows = _mapped(rows, partial(selected, view=view))
     noted = {"view": view.name, "view_digest": view.digest(), "source": f"{pinned.table}@{pinned.version}"}
     return tables.overwrite(view.table, rows, run_id=run_id, metadata=noted, replace_schema=True)
+
+
+def _mapped(rows: Dataset, function: Callable[[Any], Any]) -> Dataset:
+    """``function`` on whole blocks as Arrow tables."""
+    return rows.map_batches(function, batch_format="pyarrow", batch_size=None)
 
 
 def selected(rows: pa.Table, view: FeatureView) -> pa.Table:
@@ -58,11 +66,11 @@ def selected(rows: pa.Table, view: FeatureView) -> pa.Table:
 
 def windowed(rows: pa.Table, view: FeatureView) -> pa.Table:
     """The rows of a view of windows; ``rows`` must hold all events of each key that is in it."""
-    return _by_time(change_points(rows, view.entity.join_key, view.event_time, view.windows), view)
+    return change_points(rows, view.entity.join_key, view.event_time, view.windows)
 
 
 def _by_time(rows: pa.Table, view: FeatureView) -> pa.Table:
-    """Sorted by time; rows of one moment stay in order. Rows without a key or a moment are nobody's."""
+    """Sorted by time; rows of one moment keep their order. Rows without a key or a moment are left out."""
     known = rows.filter(pc.and_(rows[view.entity.join_key].is_valid(), rows["event_time"].is_valid()))
     return known.take(pa.array(np.argsort(micros(known["event_time"]), kind="stable")))
 

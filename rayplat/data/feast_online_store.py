@@ -24,7 +24,7 @@ DIGEST_TAG = "rayplat.digest"
 DECLARATION_TAG = "rayplat.declaration"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_VALUES = {
+_VALUES: dict[Any, str] = {
     PrimitiveFeastType.STRING: "string_val",
     PrimitiveFeastType.INT64: "int64_val",
     PrimitiveFeastType.INT32: "int32_val",

@@ -78,4 +78,5 @@ def _encoded(rows: pa.Table, key: str, columns: tuple[str, ...]) -> Iterator[Row
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
-    return column.cast(pa.int64()).to_pylist() if pa.types.is_timestamp(column.type) else column.to_pylist()
+    plain: list[Any] = (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
+    return plain

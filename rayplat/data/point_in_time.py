@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from rayplat.errors import SchemaMismatch
 
-_TIME = pa.timestamp("us", tz="UTC")
+Ints = npt.NDArray[np.int64]
+
 _OLDEST = np.iinfo(np.int64).min
 
 
@@ -40,15 +41,15 @@ class FeatureRows:
 
 @dataclass(frozen=True)
 class Index:
-    """`FeatureRows` sorted by key and time. ``placed`` orders (key code, time rank) pairs by one integer: times
-    enter by rank among ``moments``, so that any number of keys and any span of time fit in 64 bits."""
+    """`FeatureRows` ready to be searched. ``placed`` are the rows' (key code, time) pairs as one sorted integer each
+    (times by rank among ``moments``, so any number of keys and any span fit in 64 bits), ``rows`` their numbers."""
 
     key: str
     ttl_us: int | None
     keys: pa.Array
-    moments: npt.NDArray[np.int64]
-    placed: npt.NDArray[np.int64]
-    times: npt.NDArray[np.int64]
+    moments: Ints
+    placed: Ints
+    rows: Ints
     features: pa.Table
 
     def find(self, keys: pa.ChunkedArray, moments: pa.ChunkedArray) -> pa.Array:
@@ -56,36 +57,34 @@ class Index:
         if len(self.placed) == 0 or len(keys) == 0:
             return pa.nulls(len(keys), pa.int64())
         code = pc.index_in(_comparable(keys, self.keys.type), value_set=self.keys, skip_nulls=True)
-        codes = code.fill_null(-1).to_numpy().astype(np.int64)
+        codes, width = code.fill_null(-1).to_numpy().astype(np.int64), len(self.moments) + 1
         at = micros(moments)
-        valid = (codes >= 0) & moments.is_valid().to_numpy()
         rank = np.searchsorted(self.moments, at, side="right")
-        found = np.searchsorted(self.placed, codes * (len(self.moments) + 1) + rank, side="right") - 1
-        row = np.maximum(found, 0)
-        valid &= (found >= 0) & (self.placed[row] // (len(self.moments) + 1) == codes)
+        found = np.searchsorted(self.placed, codes * width + rank, side="right") - 1
+        placed = self.placed[np.maximum(found, 0)]
+        valid = (codes >= 0) & moments.is_valid().to_numpy() & (found >= 0) & (placed // width == codes)
         if self.ttl_us is not None:
-            valid &= at - self.times[row] <= self.ttl_us
-        return pa.array(row, pa.int64(), mask=~valid)
+            valid &= at - self.moments[placed % width - 1] <= self.ttl_us
+        return pa.array(self.rows[np.maximum(found, 0)], pa.int64(), mask=~valid)
 
 
 def index(side: FeatureRows) -> Index:
     """Sort a feature side. Rows without a key or an event time can never match and are left out."""
-    rows = side.rows.select(
-        [side.key, side.event_time, *([side.created] if side.created else []), *_others(side, side.features)]
-    )
-    rows = rows.filter(pc.and_(rows[side.key].is_valid(), rows[side.event_time].is_valid()))
-    encoded = pc.dictionary_encode(rows[side.key].combine_chunks() if rows.num_rows else rows[side.key])
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks() if encoded.num_chunks else encoded
-    keys = encoded.dictionary if rows.num_rows else pa.array([], rows.schema.field(side.key).type)
-    codes = encoded.indices.to_numpy().astype(np.int64) if rows.num_rows else np.empty(0, np.int64)
+    rows = side.rows
+    valid = pc.and_(rows[side.key].is_valid(), rows[side.event_time].is_valid())
+    if not pc.all(valid).as_py():
+        rows = rows.filter(valid)
+    encoded = pc.dictionary_encode(rows[side.key].combine_chunks())
+    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
+        encoded = pa.array([], rows.schema.field(side.key).type).dictionary_encode()
     times = micros(rows[side.event_time])
     moments = np.unique(times)
-    placed = codes * (len(moments) + 1) + np.searchsorted(moments, times, side="right")
-    order = np.lexsort((micros(rows[side.created]), placed)) if side.created else np.argsort(placed, kind="stable")
-    features = rows.select(list(side.features)).take(pa.array(order)).combine_chunks()
+    placed = encoded.indices.to_numpy().astype(np.int64) * (len(moments) + 1)
+    placed += np.searchsorted(moments, times, side="right")
+    order = _stable_order(placed, micros(rows[side.created]) if side.created else None)
     ttl_us = None if side.ttl is None else side.ttl // timedelta(microseconds=1)
-    return Index(side.key, ttl_us, keys, moments, placed[order], times[order], features)
+    features = rows.select(list(side.features)).combine_chunks()
+    return Index(side.key, ttl_us, encoded.dictionary, moments, placed[order], order, features)
 
 
 def join(spine: pa.Table, sides: Sequence[FeatureRows | Index], *, event_time: str = "event_time") -> pa.Table:
@@ -107,17 +106,23 @@ def join(spine: pa.Table, sides: Sequence[FeatureRows | Index], *, event_time: s
     return spine
 
 
-def micros(times: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+def micros(times: pa.ChunkedArray) -> Ints:
     """Microseconds since the epoch in UTC; nulls are the oldest moment there is."""
     if not pa.types.is_timestamp(times.type):
         raise SchemaMismatch("event time", f"a timestamp is needed, got {times.type}")
     whole = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
-    found: npt.NDArray[np.int64] = whole.fill_null(_OLDEST).to_numpy()
+    found: Ints = whole.fill_null(_OLDEST).to_numpy()
     return found
 
 
-def _others(side: FeatureRows, names: Sequence[str]) -> list[str]:
-    return [n for n in names if n not in (side.key, side.event_time, side.created)]
+def _stable_order(placed: Ints, created: Ints | None) -> Ints:
+    """Rows by place, then creation, then row number."""
+    rows = len(placed)
+    if created is not None:
+        return np.lexsort((created, placed))
+    if rows and int(placed.max()) < 2**62 // rows:  # one plain sort is several times faster than a stable argsort
+        return np.sort(placed * rows + np.arange(rows)) % rows
+    return np.argsort(placed, kind="stable")
 
 
 def _comparable(keys: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:

@@ -52,7 +52,7 @@ def change_points(rows: pa.Table, key: str, event_time: str, windows: Sequence[W
     """The step functions of ``windows``, one row per key and moment of change.
 
     ``rows`` holds the events; ``key`` is their join key (null keys are left out). Returns columns ``key``,
-    ``event_time`` (``timestamp[us, tz=UTC]``), then one float32 column per window, sorted by key and time.
+    ``event_time`` (``timestamp[us, tz=UTC]``), then one float32 column per window, sorted by time.
     """
     dictionary = pc.dictionary_encode(rows[key]).combine_chunks()
     if isinstance(dictionary, pa.ChunkedArray):  # combine_chunks keeps an empty column chunked
@@ -63,23 +63,24 @@ def change_points(rows: pa.Table, key: str, event_time: str, windows: Sequence[W
     lengths: dict[_Events, set[int]] = {}
     for w in windows:
         lengths.setdefault(streams[w.event_time or event_time, w.column].events, {0}).add(_micros(w.length))
-    order = _Order.of(lengths, len(dictionary.dictionary))
-    at_code, at_time = order.moments(lengths)
+    line = _Line.of(lengths, len(dictionary.dictionary))
+    points = line.changes(lengths)
+    at_code, at_time = line.split(points)
+    by_time = np.argsort(at_time * len(dictionary.dictionary) + at_code)
     columns: dict[str, Any] = {
-        key: dictionary.dictionary.take(pa.array(at_code)),
-        "event_time": pa.array(at_time, pa.timestamp("us", tz="UTC")),
+        key: dictionary.dictionary.take(pa.array(at_code[by_time])),
+        "event_time": pa.array(line.moments(at_time[by_time]), pa.timestamp("us", tz="UTC")),
     }
+    placed = {events: line.place(events.codes, events.times) for events in lengths}
     bounds = {
-        (events, back): np.searchsorted(
-            order.place(events.codes, events.times), order.place(at_code, at_time - back), "right"
-        )
+        (events, back): np.searchsorted(placed[events], line.before(points, back), "right")
         for events, shifts in lengths.items()
         for back in shifts
     }
     for w in windows:
         stream = streams[w.event_time or event_time, w.column]
         start, end = bounds[stream.events, _micros(w.length)], bounds[stream.events, 0]
-        columns[w.name] = stream.evaluate(w.function, start, end)
+        columns[w.name] = stream.evaluate(w.function, start, end, by_time)
     return pa.table(columns)
 
 
@@ -121,22 +122,23 @@ class _Stream:
             found[time_column, column] = _Stream(events, sums, offset)
         return found
 
-    def evaluate(self, function: str, start: Ints, end: Ints) -> pa.Array:
-        """The window of each point, whose events are ``start`` to ``end`` (excluded)."""
-        count = (end - start).astype(np.float64)
+    def evaluate(self, function: str, start: Ints, end: Ints, order: Ints) -> pa.Array:
+        """The window of each point, whose events are ``start`` to ``end`` (excluded); in ``order``."""
+        count = end - start
         if function == "count":
-            return pa.array(count.astype(np.float32))
+            return pa.array(count.astype(np.float32)[order])
         total = self.sums[end] - self.sums[start] + count * self.offset
         if function == "sum":
-            return pa.array(total.astype(np.float32))
-        empty = count == 0
-        return pa.array((total / np.where(empty, 1.0, count)).astype(np.float32), mask=empty)
+            return pa.array(total.astype(np.float32)[order])
+        mean = (total / np.maximum(count, 1)).astype(np.float32)
+        return pa.array(mean[order], mask=(count == 0)[order])
 
 
 @dataclass(frozen=True)
-class _Order:
-    """Puts (key code, time) pairs in order by one integer: times count in the largest ``unit`` that divides all of
-    them. Where that does not fit into 63 bits, they enter by their rank among ``ranks`` instead."""
+class _Line:
+    """All keys' times on one line of integers, key after key, ``width`` places each. A place is a multiple of
+    ``unit``, the largest that divides all times and lengths; where that takes more than 62 bits, a place is a rank
+    among ``ranks`` instead."""
 
     first: int
     unit: int
@@ -144,35 +146,43 @@ class _Order:
     ranks: Ints | None
 
     @staticmethod
-    def of(lengths: Mapping[_Events, set[int]], keys: int) -> _Order:
+    def of(lengths: Mapping[_Events, set[int]], keys: int) -> _Line:
         times = [events.times for events in lengths if len(events.times)]
         if not times:
-            return _Order(0, 1, 1, None)
-        longest = max(max(shifts) for shifts in lengths.values())
-        first = min(int(t.min()) for t in times) - longest - 1
-        last = max(int(t.max()) for t in times) + longest
-        steps = [int(np.gcd.reduce(t - times[0][0])) for t in times] + [
-            s for shifts in lengths.values() for s in shifts
-        ]
-        unit = math.gcd(*steps) or 1
-        width = (last - first) // unit + 2
+            return _Line(0, 1, 1, None)
+        origin, shifts = int(times[0][0]), {s for found in lengths.values() for s in found}
+        unit = math.gcd(*(int(np.gcd.reduce(t - origin)) for t in times), *shifts)
+        first = origin - -(-(origin - min(int(t.min()) for t in times) + max(shifts)) // unit) * unit
+        width = (max(int(t.max()) for t in times) + max(shifts) - first) // unit + 1
         if keys * width < 2**62:
-            return _Order(first - (first - int(times[0][0])) % unit, unit, width, None)
-        ranks = np.unique(np.concatenate([e.times + s for e, shifts in lengths.items() for s in shifts]))
-        return _Order(0, 1, len(ranks) + 1, ranks)
+            return _Line(first, unit, width, None)
+        ranks = np.unique(np.concatenate([e.times + s for e, found in lengths.items() for s in found]))
+        return _Line(0, 1, len(ranks) + 1, ranks)
 
     def place(self, codes: Ints, times: Ints) -> Ints:
         at = (times - self.first) // self.unit if self.ranks is None else np.searchsorted(self.ranks, times, "right")
         placed: Ints = codes * self.width + at
         return placed
 
-    def moments(self, lengths: Mapping[_Events, set[int]]) -> tuple[Ints, Ints]:
-        """Key codes and times of every change, each once, in order."""
+    def split(self, points: Ints) -> tuple[Ints, Ints]:
+        codes, at = np.divmod(points, self.width)
+        return codes, at
+
+    def moments(self, at: Ints) -> Ints:
+        return self.first + at * self.unit if self.ranks is None else self.ranks[at - 1]
+
+    def before(self, points: Ints, back: int) -> Ints:
+        """The points ``back`` microseconds earlier; never so far as to reach the key before."""
+        if self.ranks is None:
+            return points - back // self.unit
+        codes, at = self.split(points)
+        return self.place(codes, self.ranks[at - 1] - back)
+
+    def changes(self, lengths: Mapping[_Events, set[int]]) -> Ints:
+        """Every place at which an event enters or leaves a window, once, in order."""
         placed = [self.place(e.codes, e.times + s) for e, shifts in lengths.items() for s in shifts]
         points = np.sort(np.concatenate([np.empty(0, np.int64), *placed]))
-        points = points[np.diff(points, prepend=-1) > 0]
-        codes, at = np.divmod(points, self.width)
-        return codes, self.first + at * self.unit if self.ranks is None else self.ranks[at - 1]
+        return points[np.diff(points, prepend=-1) > 0]
 
 
 def _micros(length: timedelta) -> int:

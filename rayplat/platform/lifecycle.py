@@ -209,7 +209,7 @@ def down(settings: Settings) -> int:
     home = settings.home
     current = state.read(home) if home.exists() else None
     if current is None:
-        raise NotFound("platform", str(home), "nothing runs there, so there is nothing to stop")
+        raise NotFound("running platform", str(home), "there is nothing to stop; `rayplat up` starts one")
     with state.locked(home, "rayplat down"):
         return _stop(settings, current)
 

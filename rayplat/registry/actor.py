@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.gates import GatePolicy
@@ -179,7 +179,7 @@ class Registry:
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    async def _read(self, query: Callable[[Session], R]) -> R:
+    async def _read(self, query: Callable[[Connection], R]) -> R:
         read = functools.partial(self._record.read, query)
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 

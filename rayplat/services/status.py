@@ -25,4 +25,4 @@ def actor_status(name: str) -> PartStatus:
         beat = actors.call(name, "heartbeat", timeout_s=10)
     except RayplatError as e:
         return PartStatus(name, "down", str(e))
-    return PartStatus(name, "up", ", ".join(f"{k} {v}" for k, v in beat.items()))
+    return PartStatus(name, "up", ", ".join(f"{k} {v}" for k, v in beat.items() if k not in ("part", "at")))

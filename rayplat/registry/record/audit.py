@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from rayplat.artifacts.manifest import canonical
 from rayplat.errors import Conflict, Corrupt, InvalidInput
@@ -26,7 +26,7 @@ _MAX_LIMIT = 10_000
 
 def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
     """Add the entry for the change that ``tx`` makes. The fence has made this the only writer."""
-    last = tx.session.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
+    last = tx.connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
     seq, prev = (last.seq + 1, last.hash) if last is not None else (1, _START)
     columns = {
         "seq": seq,
@@ -37,14 +37,14 @@ def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]
         "detail": rows.to_json(detail),
     }
     link = {"prev_hash": prev, "hash": _hash(prev, columns), "request_key": tx.key}
-    tx.session.execute(sa.insert(audit).values(**columns, **link))
+    tx.connection.execute(sa.insert(audit).values(**columns, **link))
 
 
 def replayed(tx: Tx, action: str) -> AuditEntry | None:
     """The entry an earlier call with the same idempotency key made, if any. `Conflict` when that did something else."""
     if tx.key is None:
         return None
-    row = tx.session.execute(sa.select(audit).where(audit.c.request_key == tx.key)).first()
+    row = tx.connection.execute(sa.select(audit).where(audit.c.request_key == tx.key)).first()
     if row is None:
         return None
     if row.action != action:
@@ -52,18 +52,18 @@ def replayed(tx: Tx, action: str) -> AuditEntry | None:
     return rows.audit_entry(row)
 
 
-def listed(session: Session, limit: int) -> list[AuditEntry]:
+def listed(connection: Connection, limit: int) -> list[AuditEntry]:
     """The newest ``limit`` entries, newest first."""
     if not 1 <= limit <= _MAX_LIMIT:
         raise InvalidInput("limit", f"{limit} is not between 1 and {_MAX_LIMIT}")
     newest = sa.select(audit).order_by(audit.c.seq.desc()).limit(limit)
-    return [rows.audit_entry(row) for row in session.execute(newest)]
+    return [rows.audit_entry(row) for row in connection.execute(newest)]
 
 
-def verify(session: Session) -> int:
+def verify(connection: Connection) -> int:
     """How many entries were checked. Raises `Corrupt` at the first that does not fit."""
     seq, prev = 0, _START
-    for row in session.execute(sa.select(audit).order_by(audit.c.seq).execution_options(yield_per=1000)):
+    for row in connection.execute(sa.select(audit).order_by(audit.c.seq).execution_options(yield_per=1000)):
         expected = _hash(prev, row._mapping)
         if (row.seq, row.prev_hash, row.hash) != (seq + 1, prev, expected):
             raise Corrupt(f"audit entry {row.seq} (after entry {seq})", expected, row.hash)

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from rayplat.errors import PartFailed, Unavailable
 from rayplat.registry.record import mlflow_rows, schema
@@ -30,9 +30,9 @@ _BUSY_TIMEOUT_S = 2.0  # how long SQLite itself waits for another writer, each t
 
 @dataclass(frozen=True)
 class Tx:
-    """One write: its session, its moment, the caller's idempotency key, and the alias moves it has made so far."""
+    """One write: its transaction, its moment, the caller's idempotency key, and the alias moves it has made so far."""
 
-    session: Session
+    connection: Connection
     at: datetime
     key: str | None
     moved: list[AliasHead] = field(default_factory=list)
@@ -59,12 +59,12 @@ class Record:
     def dialect(self) -> str:
         return self._engine.dialect.name
 
-    def read(self, query: Callable[[Session], R]) -> R:
+    def read(self, query: Callable[[Connection], R]) -> R:
         """What ``query`` finds. Raises `Unavailable` when the database does not answer."""
 
         def attempt() -> R:
-            with Session(self._engine) as session:
-                return query(session)
+            with self._engine.connect() as connection:
+                return query(connection)
 
         return _patiently(attempt)
 
@@ -76,9 +76,9 @@ class Record:
         """
 
         def attempt() -> tuple[R, Tx]:
-            with Session(self._engine) as session, session.begin():
-                self._fence(session)
-                tx = Tx(session, self._clock(), key)
+            with self._engine.begin() as connection:
+                self._fence(connection)
+                tx = Tx(connection, self._clock(), key)
                 return operation(tx), tx
 
         result, tx = _patiently(attempt)
@@ -93,12 +93,12 @@ class Record:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _fence(self, session: Session) -> None:
+    def _fence(self, connection: Connection) -> None:
         """Take the write lock; refuse if replaced. It must be a transaction's first statement (see `schema.lease`)."""
         lease = schema.lease
         mine = sa.update(lease).where(lease.c.id == 1, lease.c.epoch == self.epoch).values(writes=lease.c.writes + 1)
-        if _rowcount(session.execute(mine)) != 1:
-            now = session.scalar(sa.select(lease.c.epoch))
+        if connection.execute(mine).rowcount != 1:
+            now = connection.scalar(sa.select(lease.c.epoch))
             raise Unavailable("the registry", f"another incarnation took over (epoch {now}, this one had {self.epoch})")
 
 
@@ -152,7 +152,3 @@ def _patiently(attempt: Callable[[], R]) -> R:
             log.warning("the registry's database is locked, attempt %d of %d", n, _ATTEMPTS)
             time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**n)
     raise AssertionError("the loop ends by return or raise")
-
-
-def _rowcount(result: Any) -> int:
-    return int(result.rowcount)

@@ -6,10 +6,11 @@ They are a projection: written in the record's transaction, never read to decide
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
 from rayplat.types import AliasHead, ModelVersion
 
@@ -36,66 +37,62 @@ def ensure_tables(engine: sa.Engine) -> None:
             time.sleep(0.5)
 
 
-def last_version(session: Session, model: str) -> int:
+def last_version(connection: Connection, model: str) -> int:
     """The highest number MLflow ever gave a version of ``model``, deleted ones included; 0 if none."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
-
-    highest: sa.Select[tuple[int | None]] = sa.select(sa.func.max(SqlModelVersion.version)).where(
-        SqlModelVersion.name == model
-    )
-    return int(session.scalar(highest) or 0)
+    table = _table("model_versions")
+    return int(connection.scalar(sa.select(sa.func.max(table.c.version)).where(table.c.name == model)) or 0)
 
 
-def add_version(session: Session, version: ModelVersion) -> None:
+def add_version(connection: Connection, version: ModelVersion) -> None:
     """A READY model version whose source is the artifact's digest."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlModelVersionTag
-
     at_ms = int(version.created_at.timestamp() * 1000)
-    _touch_model(session, version.model, at_ms)
+    _touch_model(connection, version.model, at_ms)
+    key = {"workspace": _workspace(), "name": version.model, "version": version.version}
     source = f"rayplat://artifacts/{version.digest}"
-    session.add(
-        SqlModelVersion(
-            name=version.model,
-            version=version.version,
-            creation_time=at_ms,
-            last_updated_time=at_ms,
-            user_id=version.author[:256],
-            source=source,
-            storage_location=source,
-            run_id=version.run_id if len(version.run_id) <= _RUN_ID_LENGTH else None,
-        )
-    )
-    session.flush()
+    row = {
+        "creation_time": at_ms,
+        "last_updated_time": at_ms,
+        "user_id": version.author[:256],
+        "source": source,
+        "storage_location": source,
+        "run_id": version.run_id if len(version.run_id) <= _RUN_ID_LENGTH else None,
+    }
+    connection.execute(sa.insert(_table("model_versions")).values(**key, **row))
     tags = {"digest": version.digest, "author": version.author, "training_set": version.training_set}
-    for key, value in tags.items():
-        session.add(SqlModelVersionTag(name=version.model, version=version.version, key=f"rayplat.{key}", value=value))
-    session.flush()
+    rows = [{**key, "key": f"rayplat.{name}", "value": value} for name, value in tags.items()]
+    connection.execute(sa.insert(_table("model_version_tags")), rows)
 
 
-def set_alias(session: Session, head: AliasHead) -> None:
+def set_alias(connection: Connection, head: AliasHead) -> None:
     """MLflow's alias row, made or moved; also where somebody deleted the model on MLflow's page."""
-    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
+    _touch_model(connection, head.model, int(head.moved_at.timestamp() * 1000))
+    key = {"workspace": _workspace(), "name": head.model, "alias": head.alias}
+    _upsert(connection, _table("registered_model_aliases"), key, {"version": head.version}, {})
+
+
+def _touch_model(connection: Connection, name: str, at_ms: int) -> None:
+    key = {"workspace": _workspace(), "name": name}
+    _upsert(connection, _table("registered_models"), key, {"last_updated_time": at_ms}, {"creation_time": at_ms})
+
+
+def _upsert(
+    connection: Connection, table: sa.Table, key: dict[str, Any], row: dict[str, Any], new: dict[str, Any]
+) -> None:
+    """Set ``row`` where ``key`` is, or insert it with the columns in ``new``. The fence keeps other writers out."""
+    same = sa.and_(*(table.c[name] == value for name, value in key.items()))
+    if connection.execute(sa.update(table).where(same).values(**row)).rowcount == 0:
+        connection.execute(sa.insert(table).values(**key, **row, **new))
+
+
+def _table(name: str) -> sa.Table:
+    import mlflow.store.model_registry.dbmodels.models  # noqa: F401 (fills the metadata)
+    from mlflow.store.db.base_sql_model import Base
+
+    found: sa.Table = Base.metadata.tables[name]
+    return found
+
+
+def _workspace() -> str:
     from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
-    _touch_model(session, head.model, int(head.moved_at.timestamp() * 1000))
-    row = SqlRegisteredModelAlias(
-        workspace=DEFAULT_WORKSPACE_NAME, name=head.model, alias=head.alias, version=head.version
-    )
-    session.merge(row)
-    session.flush()
-
-
-def _touch_model(session: Session, name: str, at_ms: int) -> None:
-    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel
-    from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-
-    row = session.get(SqlRegisteredModel, (DEFAULT_WORKSPACE_NAME, name))
-    if row is None:
-        session.add(
-            SqlRegisteredModel(
-                workspace=DEFAULT_WORKSPACE_NAME, name=name, creation_time=at_ms, last_updated_time=at_ms
-            )
-        )
-    else:
-        row.last_updated_time = at_ms  # type: ignore[assignment]
-    session.flush()
+    return str(DEFAULT_WORKSPACE_NAME)

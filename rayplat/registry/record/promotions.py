@@ -7,7 +7,7 @@ import secrets
 from dataclasses import replace
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound
 from rayplat.identity import require
@@ -32,22 +32,22 @@ from rayplat.types import (
 _REASON_LENGTH = 2000
 
 
-def get(session: Session, promotion_id: str) -> Promotion:
+def get(connection: Connection, promotion_id: str) -> Promotion:
     """One promotion with its approvals. Raises `NotFound`."""
-    found = _select(session, tables.promotion.c.promotion_id == promotion_id)
+    found = _select(connection, tables.promotion.c.promotion_id == promotion_id)
     if not found:
         raise NotFound("promotion", promotion_id, "'rayplat promote list' shows the known ones")
     return found[0]
 
 
-def listed(session: Session, model: str | None, state: PromotionState | None) -> list[Promotion]:
+def listed(connection: Connection, model: str | None, state: PromotionState | None) -> list[Promotion]:
     """Promotions of one model or in one state, newest first."""
     wanted: sa.ColumnElement[bool] = sa.true()
     if model is not None:
         wanted &= tables.promotion.c.model == model
     if state is not None:
         wanted &= tables.promotion.c.state == PromotionState(state).value
-    return _select(session, wanted)
+    return _select(connection, wanted)
 
 
 def request(
@@ -58,8 +58,8 @@ def request(
     model, number, alias = wanted
     check_alias(alias)
     if (earlier := audit.replayed(tx, "promotion.request")) is not None:
-        return get(tx.session, earlier.detail["promotion_id"])
-    version, head = versions.get(tx.session, model, number), aliases.find(tx.session, model, alias)
+        return get(tx.connection, earlier.detail["promotion_id"])
+    version, head = versions.get(tx.connection, model, number), aliases.find(tx.connection, model, alias)
     if head is not None and head.version == number:
         raise Conflict(f"{model}@{alias} already points at version {number}")
     generation = head.generation if head else 0
@@ -79,7 +79,7 @@ def request(
         evidence=evidence,
         gates=results,
     )
-    tx.session.execute(sa.insert(tables.promotion).values(**rows.promotion_columns(asked)))
+    tx.connection.execute(sa.insert(tables.promotion).values(**rows.promotion_columns(asked)))
     failed = {g.gate: g.reason for g in results if g.verdict is not Verdict.PASS}
     _audit(tx, requester, "promotion.request", asked, {"state": asked.state.value, "failed_gates": failed})
     return asked
@@ -88,42 +88,42 @@ def request(
 def approve(tx: Tx, promotion_id: str, approver: Principal, subject_digest: str | None) -> Promotion:
     """Approve and move the alias. Raises `Forbidden` (four eyes), `StaleGeneration`, or `Conflict`."""
     if (earlier := audit.replayed(tx, "promotion.approve")) is not None:
-        return get(tx.session, earlier.detail["promotion_id"])
-    asked = get(tx.session, promotion_id)
-    author = versions.get(tx.session, asked.model, asked.version).author
+        return get(tx.connection, earlier.detail["promotion_id"])
+    asked = get(tx.connection, promotion_id)
+    author = versions.get(tx.connection, asked.model, asked.version).author
     promotion.check_approver(asked, author, approver)
     promotion.check_subject(asked, subject_digest)
     _check_intact(asked)
     promotion.advance(asked.state, Step.APPROVE)
-    before = aliases.find(tx.session, asked.model, asked.alias)
-    _approval(tx, asked, approver, "approve", "")
+    before = aliases.find(tx.connection, asked.model, asked.alias)
+    given = _approval(tx, asked, approver, "approve", "")
     head = AliasHead(asked.model, asked.alias, asked.version, asked.digest, 0, tx.at, approver.name, promotion_id)
     head = aliases.move(tx, head, asked.expected_generation)
-    _step(tx, asked, Step.APPROVE)
+    live = _step(tx, asked, Step.APPROVE)
     if before is not None and before.promotion_id is not None:
-        _step(tx, get(tx.session, before.promotion_id), Step.SUPERSEDE)
+        _step(tx, get(tx.connection, before.promotion_id), Step.SUPERSEDE)
     _stale_others(tx, head)
     _audit(tx, approver, "promotion.approve", asked, {"generation": head.generation, "from": _version(before)})
-    return get(tx.session, promotion_id)
+    return replace(live, approvals=(*asked.approvals, given))
 
 
 def reject(tx: Tx, promotion_id: str, approver: Principal, reason: str) -> Promotion:
     """Close a promotion that awaits approval. The requester may withdraw their own if they are an approver."""
     require(approver, Role.APPROVER)
     if (earlier := audit.replayed(tx, "promotion.reject")) is not None:
-        return get(tx.session, earlier.detail["promotion_id"])
-    reason, asked = _reason(reason), get(tx.session, promotion_id)
-    _step(tx, asked, Step.REJECT)
-    _approval(tx, asked, approver, "reject", reason)
+        return get(tx.connection, earlier.detail["promotion_id"])
+    reason, asked = _reason(reason), get(tx.connection, promotion_id)
+    closed = _step(tx, asked, Step.REJECT)
+    given = _approval(tx, asked, approver, "reject", reason)
     _audit(tx, approver, "promotion.reject", asked, {"reason": reason})
-    return get(tx.session, promotion_id)
+    return replace(closed, approvals=(*asked.approvals, given))
 
 
 def rollback(tx: Tx, alias: tuple[str, str], approver: Principal, reason: str) -> AliasHead:
     """Point ``alias`` = (model, alias) back at what was live before: no gate and no second person, as it is for
     emergencies; audited. Raises `Conflict` when there is nothing to go back to."""
     require(approver, Role.APPROVER)
-    history = aliases.history(tx.session, *alias)
+    history = aliases.history(tx.connection, *alias)
     if (earlier := audit.replayed(tx, "alias.rollback")) is not None:
         return next(h for h in history if h.generation == earlier.detail["generation"])
     reason, now = _reason(reason), history[0]
@@ -131,34 +131,35 @@ def rollback(tx: Tx, alias: tuple[str, str], approver: Principal, reason: str) -
     head = aliases.move(tx, replace(target, moved_by=approver.name), now.generation)
     for promotion_id, step in ((now.promotion_id, Step.ROLL_BACK), (target.promotion_id, Step.RESTORE)):
         if promotion_id is not None:
-            _step(tx, get(tx.session, promotion_id), step)
+            _step(tx, get(tx.connection, promotion_id), step)
     _stale_others(tx, head)
     detail = {"from": now.version, "to": head.version, "generation": head.generation, "reason": reason}
     audit.append(tx, approver.name, "alias.rollback", f"{head.model}@{head.alias}", detail)
     return head
 
 
-def _select(session: Session, wanted: sa.ColumnElement[bool]) -> list[Promotion]:
+def _select(connection: Connection, wanted: sa.ColumnElement[bool]) -> list[Promotion]:
     newest = sa.select(tables.promotion).where(wanted)
     newest = newest.order_by(tables.promotion.c.created_at.desc(), tables.promotion.c.promotion_id)
     given: dict[str, tuple[Approval, ...]] = {}
     ids = sa.select(tables.promotion.c.promotion_id).where(wanted)
     approvals = sa.select(tables.approval).where(tables.approval.c.promotion_id.in_(ids)).order_by(tables.approval.c.at)
-    for row in session.execute(approvals):
+    for row in connection.execute(approvals):
         given[row.promotion_id] = (*given.get(row.promotion_id, ()), rows.approval(row))
-    return [rows.promotion(row, given.get(row.promotion_id, ())) for row in session.execute(newest)]
+    return [rows.promotion(row, given.get(row.promotion_id, ())) for row in connection.execute(newest)]
 
 
-def _step(tx: Tx, asked: Promotion, step: Step) -> None:
+def _step(tx: Tx, asked: Promotion, step: Step) -> Promotion:
+    after = replace(asked, state=promotion.advance(asked.state, step))
     same = tables.promotion.c.promotion_id == asked.promotion_id
-    after = promotion.advance(asked.state, step).value
-    tx.session.execute(sa.update(tables.promotion).where(same).values(state=after))
+    tx.connection.execute(sa.update(tables.promotion).where(same).values(state=after.state.value))
+    return after
 
 
 def _stale_others(tx: Tx, head: AliasHead) -> None:
     """Whoever waits to replace an older generation of this alias has to be judged anew."""
     for other in _select(
-        tx.session,
+        tx.connection,
         (tables.promotion.c.model == head.model)
         & (tables.promotion.c.alias == head.alias)
         & (tables.promotion.c.state == PromotionState.AWAITING_APPROVAL.value),
@@ -166,10 +167,11 @@ def _stale_others(tx: Tx, head: AliasHead) -> None:
         _step(tx, other, Step.GO_STALE)
 
 
-def _approval(tx: Tx, asked: Promotion, approver: Principal, decision: str, reason: str) -> None:
-    row = Approval(approver.name, decision, asked.subject_digest, tx.at, reason)
-    columns = {**vars(row), "promotion_id": asked.promotion_id, "at": rows.to_us(row.at)}
-    tx.session.execute(sa.insert(tables.approval).values(**columns))
+def _approval(tx: Tx, asked: Promotion, approver: Principal, decision: str, reason: str) -> Approval:
+    given = Approval(approver.name, decision, asked.subject_digest, tx.at, reason)
+    columns = {**vars(given), "promotion_id": asked.promotion_id, "at": rows.to_us(given.at)}
+    tx.connection.execute(sa.insert(tables.approval).values(**columns))
+    return given
 
 
 def _check_intact(asked: Promotion) -> None:

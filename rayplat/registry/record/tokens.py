@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from rayplat.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, NotFound
 from rayplat.identity import require, same_hash
@@ -23,14 +23,14 @@ def create(tx: Tx, info: TokenInfo, token_hash: str, by: Principal | None) -> To
     ``by`` None is the platform making its first token: refused once any token exists. A repeated call (same id, same
     hash) returns what the first one made.
     """
-    known = tx.session.execute(sa.select(token).where(token.c.token_id == info.token_id)).first()
+    known = tx.connection.execute(sa.select(token).where(token.c.token_id == info.token_id)).first()
     if known is not None:
         if not same_hash(known.token_hash, token_hash):
             raise AlreadyExists(f"token id {info.token_id} is taken; make another")
         return rows.token_info(known)
     if by is not None:
         require(by, Role.ADMIN)
-    elif tx.session.scalar(sa.select(sa.func.count()).select_from(token)):
+    elif tx.connection.scalar(sa.select(sa.func.count()).select_from(token)):
         raise Forbidden("nobody", "only the first token is made without an admin's token")
     check_name("principal", info.principal)
     _check_expiry(info.expires_at, tx.at)
@@ -42,7 +42,7 @@ def create(tx: Tx, info: TokenInfo, token_hash: str, by: Principal | None) -> To
         "created_at": rows.to_us(made.created_at),
         "expires_at": None if made.expires_at is None else rows.to_us(made.expires_at),
     }
-    tx.session.execute(sa.insert(token).values(**columns, token_hash=token_hash))
+    tx.connection.execute(sa.insert(token).values(**columns, token_hash=token_hash))
     audit.append(tx, made_by, "token.create", made.token_id, {"principal": made.principal, "role": made.role.value})
     return made
 
@@ -51,28 +51,28 @@ def revoke(tx: Tx, token_id: str, by: Principal) -> TokenInfo:
     """Refuse a token from now on; again is no error. The last admin token stays, or nobody could make another."""
     require(by, Role.ADMIN)
     same = token.c.token_id == token_id
-    row = tx.session.execute(sa.select(token).where(same)).first()
+    row = tx.connection.execute(sa.select(token).where(same)).first()
     if row is None:
         raise NotFound("token", token_id, "'rayplat token list' shows the known ids")
     if row.revoked_at is not None:
         return rows.token_info(row)
     others = sa.select(sa.func.count()).where(_valid(tx.at), token.c.role == Role.ADMIN.value, ~same)
-    if row.role == Role.ADMIN.value and not tx.session.scalar(others):
+    if row.role == Role.ADMIN.value and not tx.connection.scalar(others):
         raise Conflict(f"token {token_id} is the last admin token: make another first")
-    tx.session.execute(sa.update(token).where(same).values(revoked_at=rows.to_us(tx.at)))
+    tx.connection.execute(sa.update(token).where(same).values(revoked_at=rows.to_us(tx.at)))
     audit.append(tx, by.name, "token.revoke", token_id, {"principal": row.principal})
-    return rows.token_info(tx.session.execute(sa.select(token).where(same)).one())
+    return rows.token_info(tx.connection.execute(sa.select(token).where(same)).one())
 
 
-def listed(session: Session) -> list[TokenInfo]:
+def listed(connection: Connection) -> list[TokenInfo]:
     """All tokens, oldest first; never a secret or a hash."""
-    return [rows.token_info(row) for row in session.execute(sa.select(token).order_by(token.c.created_at))]
+    return [rows.token_info(row) for row in connection.execute(sa.select(token).order_by(token.c.created_at))]
 
 
-def authenticate(session: Session, token_hash: str, at: datetime | None = None) -> Principal | None:
+def authenticate(connection: Connection, token_hash: str, at: datetime | None = None) -> Principal | None:
     """Whose token has this hash; None if unknown, expired or revoked."""
     valid = sa.select(token).where(token.c.token_hash == token_hash, _valid(at or datetime.now(UTC)))
-    row = session.execute(valid).first()
+    row = connection.execute(valid).first()
     if row is None or not same_hash(row.token_hash, token_hash):
         return None
     return Principal(row.principal, Role(row.role))

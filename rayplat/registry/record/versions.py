@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from rayplat.errors import NotFound
 from rayplat.identity import require
@@ -19,40 +19,40 @@ def register(tx: Tx, candidate: Candidate, author: Principal) -> ModelVersion:
     require(author, Role.DEVELOPER)
     candidate.check()
     same = (model_version.c.model == candidate.model) & (model_version.c.digest == candidate.digest)
-    row = tx.session.execute(sa.select(model_version).where(same)).first()
+    row = tx.connection.execute(sa.select(model_version).where(same)).first()
     if row is not None:
         return rows.model_version(row)
-    ours = tx.session.scalar(
+    ours = tx.connection.scalar(
         sa.select(sa.func.max(model_version.c.version)).where(model_version.c.model == candidate.model)
     )
-    number = max(int(ours or 0), mlflow_rows.last_version(tx.session, candidate.model)) + 1
+    number = max(int(ours or 0), mlflow_rows.last_version(tx.connection, candidate.model)) + 1
     version = ModelVersion(version=number, author=author.name, created_at=tx.at, **vars(candidate))
-    tx.session.execute(sa.insert(model_version).values(**rows.model_version_columns(version)))
-    mlflow_rows.add_version(tx.session, version)
+    tx.connection.execute(sa.insert(model_version).values(**rows.model_version_columns(version)))
+    mlflow_rows.add_version(tx.connection, version)
     detail = {"digest": version.digest, "run_id": version.run_id, "training_set": version.training_set}
     audit.append(tx, author.name, "model.register", f"{version.model}/{number}", detail)
     return version
 
 
-def models(session: Session) -> list[str]:
+def models(connection: Connection) -> list[str]:
     """Names of all registered models, sorted."""
-    return list(session.scalars(sa.select(model_version.c.model).distinct().order_by(model_version.c.model)))
+    return list(connection.scalars(sa.select(model_version.c.model).distinct().order_by(model_version.c.model)))
 
 
-def listed(session: Session, model: str) -> list[ModelVersion]:
+def listed(connection: Connection, model: str) -> list[ModelVersion]:
     """Every version, newest first. Raises `NotFound` for an unknown model."""
     found = sa.select(model_version).where(model_version.c.model == model).order_by(model_version.c.version.desc())
-    versions = [rows.model_version(row) for row in session.execute(found)]
+    versions = [rows.model_version(row) for row in connection.execute(found)]
     if not versions:
         raise NotFound("model", model, "'rayplat model list' shows the registered ones")
     return versions
 
 
-def get(session: Session, model: str, version: int) -> ModelVersion:
+def get(connection: Connection, model: str, version: int) -> ModelVersion:
     """One version. Raises `NotFound`, saying whether the model or the version is unknown."""
     wanted = (model_version.c.model == model) & (model_version.c.version == version)
-    row = session.execute(sa.select(model_version).where(wanted)).first()
+    row = connection.execute(sa.select(model_version).where(wanted)).first()
     if row is None:
-        known = ", ".join(str(v.version) for v in listed(session, model)[:5])
+        known = ", ".join(str(v.version) for v in listed(connection, model)[:5])
         raise NotFound("model version", f"{model}/{version}", f"the newest are {known}")
     return rows.model_version(row)
