@@ -1,0 +1,71 @@
+"""Whether a training fits on the cluster now, said before anything is started.
+
+A placement group that cannot be placed waits for ever without a word; here it is given seconds, and the refusal
+names what is wanted, what is free and who holds the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rayplat.errors import Unschedulable
+
+Bundle = Mapping[str, float]
+
+
+def require_resources(what: str, bundles: Sequence[Bundle], timeout_s: float = 10.0) -> None:
+    """Return once ``bundles`` could be placed together (they are released again), or raise `Unschedulable` within
+    ``timeout_s``. At once where the whole cluster is too small, unless something can make it grow."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
+    try:
+        if group.wait(timeout_seconds=timeout_s):
+            return
+        demand, total, free = _sum(bundles), ray.cluster_resources(), ray.available_resources()
+    finally:
+        remove_placement_group(group)
+    raise Unschedulable(what, explain(demand, total, free, holders()))
+
+
+def explain(
+    demand: Mapping[str, float], total: Mapping[str, float], free: Mapping[str, float], held: Mapping[str, float]
+) -> str:
+    """One line: the demand, what of it is free, and the holders of CPU by name, largest first."""
+    wanted = ", ".join(f"{n:g} {name}" for name, n in sorted(demand.items()))
+    left = ", ".join(f"{free.get(name, 0.0):g} of {total.get(name, 0.0):g} {name}" for name in sorted(demand))
+    if short := [name for name, n in sorted(demand.items()) if n > total.get(name, 0.0) + 1e-9]:
+        advice = f"the cluster has not enough {', '.join(short)} at all: add a node or ask for less per worker"
+    else:
+        names = ", ".join(f"{name} ({n:g} CPU)" for name, n in sorted(held.items(), key=lambda e: (-e[1], e[0]))[:8])
+        advice = f"held by {names or 'running tasks'}: stop one of them, add a node, or ask for less per worker"
+    return f"it needs {wanted} and {left} are free; {advice}"
+
+
+def holders() -> dict[str, float]:
+    """CPUs held by live actors and placement groups, by name (class name where an actor has none)."""
+    from ray.util.placement_group import placement_group_table
+    from ray.util.state import list_actors
+    from ray.util.state.exception import RayStateApiException
+
+    held: Counter[str] = Counter()
+    for group_id, group in placement_group_table().items():
+        if group["state"] == "CREATED":
+            cpus = sum(bundle.get("CPU", 0.0) for bundle in group["bundles"].values())
+            held[f"placement group {group['name'] or group_id[:12]}"] += cpus
+    try:
+        for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, timeout=5, limit=1000):
+            if not actor.placement_group_id:
+                held[actor.name or actor.class_name] += float((actor.required_resources or {}).get("CPU", 0.0))
+    except (RayStateApiException, ConnectionError):  # the dashboard is down; the figures above still help
+        pass
+    return {name: cpus for name, cpus in held.items() if cpus > 0}
+
+
+def _sum(bundles: Sequence[Bundle]) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for bundle in bundles:
+        total.update(bundle)
+    return dict(total)
