@@ -27,10 +27,12 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """``alias`` itself, or `InvalidName` where it would shadow a version number or a reserved word."""
+    """``alias`` itself, or `InvalidName` where it would shadow a version number or a reserved word, or has a dot."""
     check_name("alias", alias)
     if alias == "latest" or _VERSION_LIKE.fullmatch(alias):
         raise InvalidName("alias", f"{alias!r} would shadow a version number; choose a word such as 'champion'")
+    if "." in alias:
+        raise InvalidName("alias", f"{alias!r} holds a dot, which MLflow does not permit in an alias; use '-'")
     return alias
 
 

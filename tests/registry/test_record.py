@@ -233,6 +233,7 @@ def test_bad_requests_for_a_promotion(desk: Desk) -> None:
         ((MODEL, 2, "2"), InvalidName),
         ((MODEL, 2, "latest"), InvalidName),
         ((MODEL, 2, "../x"), InvalidName),
+        ((MODEL, 2, "eu.champion"), InvalidName),
     ):
         with pytest.raises(error):
             desk.record.write(lambda tx, w=wanted: promotions.request(tx, GatePolicy(), w, evidence(champion=1), ANN))
