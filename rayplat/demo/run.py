@@ -7,6 +7,7 @@ which the next run works: new table versions, new model versions, the alias wher
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,7 @@ def _run(settings: Settings, requests: int, record: Record, stage: Stage) -> Non
         from rayplat.demo import steps
 
         platform = Platform(home=settings.home)
+        _silence_libraries()
         found["addresses"] = lifecycle.addresses(settings.home)
     with stage.step("ingest", "tables: flights, weather, planes, airports"):
         found["tables"] = {name: t.row_count for name, t in steps.ingest(platform).items()}
@@ -152,6 +154,16 @@ def _run(settings: Settings, requests: int, record: Record, stage: Stage) -> Non
             f"{replayed.failed} of {replayed.requests} requests failed, {in_log} of {replayed.answered} answers are in "
             f"the inference log: {'; '.join(replayed.failures)}"
         )
+
+
+def _silence_libraries() -> None:
+    """Ray Data reports every dataset line by line, and Serve every application; the bar says what is going on."""
+    import ray.data
+    import ray.serve
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.serve", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _promotion(promotion: Promotion) -> dict[str, Any]:

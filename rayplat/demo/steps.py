@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from rayplat.artifacts.bundle import load_bundle
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.client import Platform
-from rayplat.data import features as feature_module
 from rayplat.data import training_sets
+from rayplat.data.build import build
 from rayplat.data.features import FeatureService
 from rayplat.demo import flights
 from rayplat.demo.replay import Ask, Replay, ReplayReport
@@ -85,29 +85,23 @@ def build_features(platform: Platform, progress: Callable[[str], None] = lambda 
     built = {}
     for view in flights.VIEWS:
         progress(view.name)
-        built[view.name] = feature_module.build(context.tables, view)
+        built[view.name] = build(context.tables, view)
     progress("feast")
     context.features.apply(flights.ENTITIES, flights.VIEWS, flights.SERVICES)
     return built
 
 
 def materialize(platform: Platform, upto: datetime = REPLAY_FROM) -> dict[str, int]:
-    """Write what was known at ``upto`` into the online store; returns the rows written per view."""
+    """Write what was known at ``upto`` into the online store, afresh: a replay begins earlier than the last ended."""
     context = parts(platform)
-    return dict(context.features.materialize(context.tables, flights.VIEWS, upto))
+    return context.features.materialize(context.tables, flights.VIEWS, upto, fresh=True)
 
 
 def build_training_set(platform: Platform, recipe: Recipe) -> TrainingSet:
     """Each labelled flight with its features as of an hour before departure, pinned to table versions."""
     tables = parts(platform).tables
-    return training_sets.build(
-        tables,
-        f"flights_{recipe.name}",
-        spine=tables.version(flights.LABELS),
-        service=recipe.service,
-        label="late",
-        event_time="prediction_at",
-    )
+    spine = training_sets.Spine(flights.LABELS, flights.FLIGHT.join_key, "prediction_at", "late")
+    return training_sets.build(tables, f"flights_{recipe.name}", spine, recipe.service)
 
 
 def train(platform: Platform, recipe: Recipe) -> str:
@@ -224,12 +218,16 @@ def replay(
 ) -> ReplayReport:
     """Replay November through HTTP; the online store advances with the requests' clock, ``swap`` moves the alias."""
     context = parts(platform)
+
+    def advance(moment: datetime) -> None:
+        context.features.materialize(context.tables, flights.VIEWS, moment)
+
     replayed = Replay(
         url=platform.url,
         token=platform.token,
         model=MODEL,
         entity=flights.FLIGHT.join_key,
-        advance=lambda moment: context.features.materialize(context.tables, flights.VIEWS, moment) and None,
+        advance=advance,
         swap=swap,
         prefix=f"replay-{secrets.token_hex(4)}",
     )
