@@ -1,8 +1,8 @@
 """The registry as an actor: the record's single writer, its cache of alias heads, and the notifier of alias moves.
 
-`Registry` is a plain class; `client.start` wraps it. SQL runs in threads, one for writes and two for reads, so a long
-poll is answered while the database waits for its disk. It loses nothing when it dies: all but acknowledgements
-(which hosts repeat) is in the record, and a call carries an idempotency key, so it can be sent again.
+`Registry` is a plain class; `client.start` wraps `RegistryActor`. SQL runs in threads, one for writes and two for
+reads, so a long poll is answered while the database waits for its disk. It loses nothing when it dies: all but
+acknowledgements (which hosts repeat) is in the record, and a call carries an idempotency key, so it can be sent again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from rayplat import logs
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.gates import GatePolicy
 from rayplat.registry.record import aliases, audit, mlflow_rows, promotions, tokens, versions
@@ -59,7 +60,7 @@ class Registry:
         self._writer = ThreadPoolExecutor(1, "registry-write")
         self._readers = ThreadPoolExecutor(2, "registry-read")
         self._writer.submit(mlflow_rows.warm)
-        log.info("registry open", extra={"epoch": self._record.epoch, "aliases": len(self._heads)})
+        log.info("registry open: epoch %d, %d aliases", self._record.epoch, len(self._heads))
 
     # --- versions and aliases -------------------------------------------------------------------------
 
@@ -197,5 +198,13 @@ class Registry:
         self._heads[(head.model, head.alias)] = head
         self._changed.set()
         self._changed = asyncio.Event()
-        moved = {"model": head.model, "alias": head.alias, "version": head.version, "generation": head.generation}
-        log.info("alias moved", extra={**moved, "moved_by": head.moved_by, "promotion_id": head.promotion_id})
+        where, by = f"{head.model}@{head.alias}", f"by {head.moved_by}, promotion {head.promotion_id}"
+        log.info("%s moved to version %d, generation %d, %s", where, head.version, head.generation, by)
+
+
+class RegistryActor(Registry):
+    """What runs as the actor: the registry in a process of its own, which sets up its log."""
+
+    def __init__(self, database_url: str) -> None:
+        logs.set_up()
+        super().__init__(database_url)

@@ -58,10 +58,10 @@ class RegistryClient:
         """Get or create the detached actor, and wait until it answers. Raises `Unavailable` with its reason."""
         import ray
 
-        from rayplat.registry.actor import Registry
+        from rayplat.registry.actor import RegistryActor
 
         handle = (
-            ray.remote(Registry)
+            ray.remote(RegistryActor)
             .options(
                 name=NAME,
                 namespace=NAMESPACE,

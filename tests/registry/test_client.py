@@ -154,6 +154,17 @@ def test_a_mutation_that_meets_a_restart_takes_effect_once(client: RegistryClien
     assert [p.promotion_id for p in client.promotions(MODEL)] == [asked.promotion_id]
 
 
+def test_a_registry_that_cannot_open_its_database_says_so_and_can_be_started_later(
+    ray_cluster: str, database_url: str, tmp_path: Path
+) -> None:
+    bad = settings_module.load(tmp_path, environ={}, registry={"database_url": f"sqlite:///{tmp_path}/no/r.db"})
+    with pytest.raises(Unavailable, match="unable to open database file"):
+        RegistryClient.start(bad)
+    good = settings_module.load(tmp_path, environ={}, registry={"database_url": database_url})
+    for client in start(good):
+        assert client.heartbeat()["is_writer"]
+
+
 def test_a_registry_that_is_gone_or_silent_is_unavailable(client: RegistryClient) -> None:
     import ray
 
