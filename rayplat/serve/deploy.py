@@ -149,7 +149,7 @@ class _Replica:
     async def __serve_build_asgi_app__(self) -> Any:
         """Called by Serve after the constructor; the replica takes requests once this has returned."""
         await self._host.start()
-        return self._host.asgi
+        return self._host
 
     async def check_health(self) -> None:
         self._host.check_health()

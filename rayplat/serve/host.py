@@ -103,7 +103,7 @@ class ModelHost:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)

@@ -246,7 +246,7 @@ class Client:
             "root_path": self.root_path,
             "headers": [(k.encode(), v.encode()) for k, v in sent.items()],
         }
-        await self.host.asgi(scope, receive, send)
+        await self.host(scope, receive, send)
         if not answers:
             return Answer(499, {}, b"")
         start, *rest = answers

@@ -369,7 +369,7 @@ def test_lifespan_shutdown_hands_the_last_rows_over() -> None:
         async def send(message: Any) -> None:
             sent.append(message["type"])
 
-        await b.host.asgi({"type": "lifespan"}, receive, send)
+        await b.host({"type": "lifespan"}, receive, send)
         assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
         assert len(logged(b)) == 1
 

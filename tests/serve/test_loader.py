@@ -1,0 +1,71 @@
+"""A version from the real store with its real online features: what loads, and what must not."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from rayplat.artifacts.store import ArtifactStore
+from rayplat.errors import Corrupt, InvalidInput, NotFound
+from rayplat.serve import inputs
+from rayplat.serve.loader import VersionLoader
+from rayplat.serve.protocols.v2 import InferRequest
+from rayplat.settings import Settings
+from tests.serve.tiny import DEPARTURE, MODEL, put_bundle, put_features
+
+
+def request(*keys: str) -> InferRequest:
+    return InferRequest(None, len(keys), list(keys), DEPARTURE, {}, ("probability",))
+
+
+def test_a_loaded_version_answers_from_the_online_features(settings: Settings) -> None:
+    put_features(settings)
+    loaded = VersionLoader(settings).load(MODEL, 3, put_bundle(settings, 0.25))
+    assert (loaded.version, loaded.spec.model) == (3, MODEL)
+    columns = inputs.columns(loaded, request("F1", "F7"), DEPARTURE)
+    assert loaded.predictor.predict(columns)["probability"].tolist() == pytest.approx([0.251, 0.257])
+
+
+def test_age_counts_from_the_requests_own_moment(settings: Settings) -> None:
+    put_features(settings)
+    loaded = VersionLoader(settings).load(MODEL, 1, put_bundle(settings, 0.25))
+    inputs.columns(loaded, request("F1"), DEPARTURE + timedelta(hours=2))
+    with pytest.raises(InvalidInput, match=r"inputs.distance\[0\]: .* \(feature views: schedule expired\)"):
+        inputs.columns(loaded, request("F1"), DEPARTURE + timedelta(hours=3))
+    with pytest.raises(InvalidInput, match=r"inputs.flight\[0\]: unknown flight 'F1' \(feature views: schedule future"):
+        inputs.columns(loaded, request("F1"), DEPARTURE - timedelta(hours=1))
+    with pytest.raises(InvalidInput, match=r"inputs.flight\[1\]: unknown flight 'X' \(feature views: schedule missing"):
+        inputs.columns(loaded, request("F1", "X"), DEPARTURE)
+    with pytest.raises(
+        InvalidInput, match=r"inputs.distance\[0\]: the model needs it, and it is missing for 'F-bare'$"
+    ):
+        inputs.columns(loaded, request("F-bare"), DEPARTURE)
+
+
+def test_bytes_that_are_not_those_registered_are_never_loaded(settings: Settings) -> None:
+    put_features(settings)
+    digest = put_bundle(settings, 0.25)
+    store = ArtifactStore(settings.artifacts_root)
+    weights = next(entry for entry in store.manifest(digest).entries if entry.path.endswith("model.pt2"))
+    name = weights.digest.removeprefix("sha256:")
+    path = next(path for path in settings.artifacts_root.rglob(f"*{name[4:]}") if path.is_file())
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Corrupt):
+        VersionLoader(settings).load(MODEL, 1, digest)
+
+
+def test_what_is_not_there_or_is_another_model_is_refused(settings: Settings) -> None:
+    put_features(settings)
+    with pytest.raises(NotFound):
+        VersionLoader(settings).load(MODEL, 1, "sha256:" + "0" * 64)
+    with pytest.raises(InvalidInput, match="was made for 'tiny'"):
+        VersionLoader(settings).load("other", 1, put_bundle(settings, 0.25))
+
+
+def test_views_that_are_not_applied_are_refused(settings: Settings) -> None:
+    with pytest.raises(NotFound, match="feature view 'schedule'"):
+        VersionLoader(settings).load(MODEL, 1, put_bundle(settings, 0.25))
