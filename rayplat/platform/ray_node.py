@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -37,6 +38,7 @@ def node_env(home: Path, mark: str) -> dict[str, str]:
     """The environment of the head, inherited by every worker, actor and replica."""
     own = {
         processes.MARK: mark,
+        "RAYPLAT_HOME": str(home),  # so that a job finds the platform it runs on
         **flags.SERVE_ENV,
         **_serve_ports(),
         **auth_env(home),
@@ -47,6 +49,8 @@ def node_env(home: Path, mark: str) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "OMP_NUM_THREADS": "1",
+        # Actors that reserve a fraction of a CPU are many on purpose; the default warns from 4 per CPU on.
+        "RAY_worker_maximum_startup_concurrency": "8",
     }
     return {**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **own}
 
@@ -112,8 +116,6 @@ def connect(home: Path, address: str) -> None:
     if token_file(home).exists():
         os.environ.update(auth_env(home))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import logging
-
     import ray
 
     if ray.is_initialized():
