@@ -1,9 +1,7 @@
 """Building a feature view: from its source at a pinned version to its feature table, on Ray Data.
 
 The feature table has the join key, ``event_time`` and the features, sorted by time within each file, so that
-advancing the online store reads a few row groups. Windows need all events of a key in one place: rows are
-partitioned by our own hash column, for Ray's keyed shuffle sends equal keys to different places when a block
-holds a null.
+advancing the online store reads a few row groups. Windows need all events of a key in one place (`exchange`).
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayplat.data.exchange import by_key
 from rayplat.data.features import FeatureView
 from rayplat.data.point_in_time import micros
 from rayplat.data.windows import change_points
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from rayplat.data.tables import Tables
 
-PARTITION = "__p"
 PARTITIONS = 4
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -43,7 +41,7 @@ def build(
     pinned = tables.version(view.source, source)
     rows = tables.dataset(pinned, columns=view.source_columns)
     if view.windows:
-        rows = _mapped(rows, partial(_partitioned, key=view.entity.join_key)).repartition(PARTITIONS, keys=[PARTITION])
+        rows = by_key(rows, view.entity.join_key, PARTITIONS)
         rows = _mapped(rows, partial(windowed, view=view))
     else:
         rows = _mapped(rows, partial(selected, view=view))
@@ -73,23 +71,6 @@ def _by_time(rows: pa.Table, view: FeatureView) -> pa.Table:
     """Sorted by time; rows of one moment keep their order. Rows without a key or a moment are left out."""
     known = rows.filter(pc.and_(rows[view.entity.join_key].is_valid(), rows["event_time"].is_valid()))
     return known.take(pa.array(np.argsort(micros(known["event_time"]), kind="stable")))
-
-
-def _partitioned(rows: pa.Table, key: str) -> pa.Table:
-    """With the partition of each row, never null. Rows without a key go to partition 0 and have no features."""
-    encoded = pc.dictionary_encode(rows[key].combine_chunks())
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    of_key = np.array([_hash(str(name)) % PARTITIONS for name in encoded.dictionary.to_pylist()] or [0], np.int32)
-    return rows.append_column(PARTITION, pa.array(of_key[encoded.indices.fill_null(0).to_numpy()]))
-
-
-def _hash(text: str) -> int:
-    """The same on every worker and in every run (FNV-1a, 64 bits)."""
-    found = 0xCBF29CE484222325
-    for byte in text.encode():
-        found = (found ^ byte) * 0x100000001B3 % 2**64
-    return found
 
 
 def _arrow(dtype: str) -> pa.DataType:

@@ -17,11 +17,14 @@ from ray.data.datasource import Datasink, Datasource, ReadTask, WriteResult
 
 from rayplat.data.scan import NewFile, Scan, conform, delta_schema, write_files
 
+MAX_BLOCKS = 200
+
 
 def read(scan: Scan, columns: Sequence[str] | None, where: pc.Expression | None) -> ray.data.Dataset:
     """A Dataset of the rows of ``scan``."""
-    source = _Source(scan if where is None else scan.prune(where), columns, where)
-    found: ray.data.Dataset = ray.data.read_datasource(source)
+    pruned = scan if where is None else scan.prune(where)
+    blocks = max(1, min(len(pruned.files), MAX_BLOCKS))  # Ray Data would cut small files into dozens of tasks
+    found: ray.data.Dataset = ray.data.read_datasource(_Source(pruned, columns, where), override_num_blocks=blocks)
     return found
 
 
