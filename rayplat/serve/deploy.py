@@ -7,6 +7,7 @@ needs no deployment at all). What the cluster cannot carry is said within second
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -207,7 +208,7 @@ def _reason(details: dict[str, Any] | None) -> str:
         lines = [line.strip() for line in str(text).splitlines() if line.strip()]
         telling = [line for line in lines if "Error" in line.partition(":")[0] or line.startswith("rayplat.")]
         if telling:
-            return telling[-1]
+            return re.sub(r"^rayplat\.errors\.\w+: ", "", telling[-1])
         if lines:
             return lines[-1]
     return "Serve gives no reason"

@@ -145,6 +145,7 @@ class PinnedVersions:
         self._registry, self._loader, self._model, self._capacity = registry, loader, model, capacity
         self._loaded: dict[int, LoadedVersion] = {}
         self._loading: dict[int, asyncio.Task[LoadedVersion]] = {}
+        self._turn = asyncio.Lock()  # one load at a time: requests for many versions must not fill the memory
 
     def find(self, version: int) -> LoadedVersion | None:
         """The version if it is loaded; it counts as used."""
@@ -170,8 +171,9 @@ class PinnedVersions:
 
     async def _load(self, version: int) -> LoadedVersion:
         known = await self._registry.version(self._model, version)
-        loaded = await asyncio.to_thread(self._loader.load, self._model, version, known.digest)
-        self._loaded[version] = loaded
-        while len(self._loaded) > self._capacity:
-            self._loaded.pop(next(iter(self._loaded)))
+        async with self._turn:
+            loaded = await asyncio.to_thread(self._loader.load, self._model, version, known.digest)
+            self._loaded[version] = loaded
+            while len(self._loaded) > self._capacity:
+                self._loaded.pop(next(iter(self._loaded)))
         return loaded

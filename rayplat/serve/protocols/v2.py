@@ -113,7 +113,7 @@ def response(
 
 def encode(value: Mapping[str, Any]) -> bytes:
     """Compact JSON; ValueError for NaN and infinities, which JSON does not have."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_no_duplicates)
+        value = _DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
         raise BadRequest(f"the body is not valid UTF-8 (byte {e.start})") from None
     except RecursionError:
@@ -164,6 +164,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise BadRequest(f"the body is ambiguous: the key {_short(twice)!r} appears twice in one object")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates)
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def _known_keys(where: str, value: dict[str, Any], known: frozenset[str]) -> None:
