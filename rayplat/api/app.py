@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
@@ -83,8 +84,11 @@ def _add_model_routes(app: FastAPI, caller: Callable[[Request], Principal]) -> N
 
     @app.api_route("/v2/models/{model}", methods=["GET", "POST"], include_in_schema=False)
     @app.api_route("/v2/models/{model}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
-    def no_host(model: str, request: Request) -> None:
+    def no_host(model: str, request: Request) -> Response:
         caller(request)
+        plain = quote(request.url.path)
+        if request.scope["raw_path"].decode("latin-1") != plain:
+            return RedirectResponse(plain, 308)  # the ingress matches paths as they are written, so this one missed
         raise NotFound(
             "endpoint", model, f"no alias of it is served; `rayplat serve create {model} --alias champion` does"
         )

@@ -99,4 +99,6 @@ class Exchange:
             extra.append((b"retry-after", b"1"))
         if status == 401:
             extra.append((b"www-authenticate", b"Bearer"))
-        return await self.answer(status, json.dumps({"error": str(error), "code": error.code}).encode(), *extra)
+        return await self.answer(
+            status, json.dumps({"error": str(error), "code": error.code, "args": list(error.args)}).encode(), *extra
+        )
