@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -110,7 +111,7 @@ class Tracking:
 
     def _client(self) -> Any:
         if self._opened is None:
-            _prepare()
+            prepare_mlflow()
             from mlflow.tracking import MlflowClient
 
             self._opened = MlflowClient(self.tracking_uri)
@@ -196,7 +197,7 @@ class Run:
 def describe_model(folder: Path, run_id: str) -> None:
     """Add ``MLmodel`` and its companions to a bundle: MLflow then reads it as a ``python_function`` over named
     columns and as a ``pytorch`` graph. Requirements are named here, not inferred (that takes 12 s)."""
-    _prepare()
+    prepare_mlflow()
     from importlib.metadata import version
 
     import mlflow.pyfunc
@@ -204,9 +205,7 @@ def describe_model(folder: Path, run_id: str) -> None:
 
     spec = bundle.read_spec(folder)
     model = Model(run_id=run_id, signature=_signature(spec), metadata={"rayplat.model": spec.model})
-    mlflow.pyfunc.add_to_model(
-        model, loader_module="rayplat.artifacts.bundle", data=".", python_env="python_env.yaml"
-    )
+    mlflow.pyfunc.add_to_model(model, loader_module="rayplat.artifacts.bundle", data=".", python_env="python_env.yaml")
     model.add_flavor("pytorch", model_data=str(Path(bundle.GRAPH_FILE).parent), pytorch_version=version("torch"))
     columns = bundle.read_example(folder)["columns"]
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
@@ -226,12 +225,16 @@ def _signature(spec: ModelSpec) -> Any:
     from mlflow.types import ColSpec, Schema
 
     kinds = {"numeric": "double", "categorical": "string"}
-    inputs = [ColSpec(kinds[f.kind], f.name, required=not f.nullable) for f in spec.features]
+    inputs: list[Any] = [ColSpec(kinds[f.kind], f.name, required=not f.nullable) for f in spec.features]
     return ModelSignature(Schema(inputs), Schema([ColSpec("float", name) for name in spec.outputs]))
 
 
-def _prepare() -> None:
-    """Before MLflow is imported: nothing sent home, few retries, no chatter. A person's own settings stand."""
+def prepare_mlflow() -> None:
+    """Call before using MLflow: nothing sent home, few retries, no chatter. A person's own settings stand.
+
+    Feast registers a provider of request headers with MLflow, so that the first HTTP request of any process would
+    import all of Feast (10 s and 200 MB, *measured*) for headers that our server does not look at: it is left out.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -239,6 +242,16 @@ def _prepare() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if "mlflow.tracking.request_header.registry" in sys.modules:
+        return
+    from mlflow.utils import plugins
+
+    every = plugins.get_entry_points
+    plugins.get_entry_points = lambda group: [e for e in every(group) if not e.value.startswith("feast.")]
+    try:
+        import mlflow.tracking.request_header.registry  # noqa: F401 - it reads the entry points once, when imported
+    finally:
+        plugins.get_entry_points = every
 
 
 def _dataset_digest(source: str) -> str:

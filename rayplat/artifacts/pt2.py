@@ -16,18 +16,16 @@ from typing import Any
 
 from rayplat.errors import InvalidInput
 
-OPERATORS = frozenset(
-    f"torch.ops.aten.{name}"
-    for name in (
-        "abs.default add.Tensor addmm.default bmm.default cat.default clamp.default clamp.Tensor clamp_max.default "
-        "clamp_min.default cos.default div.Tensor embedding.default exp.default expand.default flatten.using_ints "
-        "gelu.default isnan.default layer_norm.default leaky_relu.default linear.default log.default log1p.default "
-        "logical_not.default matmul.default mean.dim mul.Tensor nan_to_num.default neg.default permute.default "
-        "pow.Tensor_Scalar relu.default reshape.default select.int sigmoid.default silu.default sin.default "
-        "slice.Tensor softmax.int sqrt.default squeeze.dim stack.default sub.Tensor sum.dim_IntList t.default "
-        "tanh.default transpose.int unsqueeze.default view.default where.self"
-    ).split()
-)
+_NAMES = """
+    abs.default add.Tensor addmm.default bmm.default cat.default clamp.default clamp.Tensor clamp_max.default
+    clamp_min.default cos.default div.Tensor embedding.default exp.default expand.default flatten.using_ints
+    gelu.default isnan.default layer_norm.default leaky_relu.default linear.default log.default log1p.default
+    logical_not.default matmul.default mean.dim mul.Tensor nan_to_num.default neg.default permute.default
+    pow.Tensor_Scalar relu.default reshape.default select.int sigmoid.default silu.default sin.default
+    slice.Tensor softmax.int sqrt.default squeeze.dim stack.default sub.Tensor sum.dim_IntList t.default
+    tanh.default transpose.int unsqueeze.default view.default where.self
+"""
+OPERATORS = frozenset(f"torch.ops.aten.{name}" for name in _NAMES.split())
 _RECORD = re.compile(
     r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"

@@ -65,7 +65,7 @@ def fit(
             known = torch.rand((len(batch), c.shape[1]), device=device) >= UNKNOWN_SHARE
             loss = cross_entropy(net(x[batch], c[batch] * known), y[batch])  # code 0 learns from words left out
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(net.parameters(), _CLIP)
             optimizer.step()
             cycle.step()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.errors import InvalidInput
-from rayplat.train.tabular import NetParams
+from rayplat.train.tabular import DEFAULTS, NetParams
 from rayplat.types import TrainingSet, check_name
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TrainPlan:
     views: Mapping[str, str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
-    params: NetParams = NetParams()
+    params: NetParams = DEFAULTS
     trials: int = 3
     workers: int = 2
     cpus_per_worker: float = 0.75

@@ -19,7 +19,7 @@ from rayplat.train.tabular import Fitted, Rows, encode, feature_specs, fit
 if TYPE_CHECKING:
     from rayplat.data.tables import Tables
 
-TRIAL_ROWS = 48_000
+TRIAL_ROWS = 40_000
 VALID_ROWS = 12_000
 EXAMPLE_ROWS = 4
 

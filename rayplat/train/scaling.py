@@ -6,8 +6,9 @@ names what is wanted, what is free and who holds the rest.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rayplat.errors import Unschedulable
 
@@ -46,17 +47,20 @@ def explain(
 
 def holders() -> dict[str, float]:
     """CPUs held by live actors and placement groups, by name (class name where an actor has none)."""
+    import ray
     from ray.util.placement_group import placement_group_table
     from ray.util.state import list_actors
     from ray.util.state.exception import RayStateApiException
 
-    held: Counter[str] = Counter()
+    held: dict[str, float] = defaultdict(float)
     for group_id, group in placement_group_table().items():
         if group["state"] == "CREATED":
             cpus = sum(bundle.get("CPU", 0.0) for bundle in group["bundles"].values())
             held[f"placement group {group['name'] or group_id[:12]}"] += cpus
+    address = ray.get_runtime_context().gcs_address  # without it, a second cluster on the machine is an error
+    alive: list[Any] = [("state", "=", "ALIVE")]
     try:
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, timeout=5, limit=1000):
+        for actor in list_actors(address, filters=alive, detail=True, timeout=5, limit=1000):
             if not actor.placement_group_id:
                 held[actor.name or actor.class_name] += float((actor.required_resources or {}).get("CPU", 0.0))
     except (RayStateApiException, ConnectionError):  # the dashboard is down; the figures above still help

@@ -37,8 +37,11 @@ class NetParams:
     dropout: float = 0.1
     weight_decay: float = 1e-2
     embedding: int = 8
-    epochs: int = 3
+    epochs: int = 2
     batch_size: int = 2048
+
+
+DEFAULTS = NetParams()
 
 
 @dataclass(frozen=True)

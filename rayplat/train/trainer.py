@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,26 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from rayplat.artifacts.bundle import LoadedModel, write_bundle
 from rayplat.errors import PartFailed, RayplatError
-from rayplat.train import evaluation, plots, tuner
+from rayplat.train import evaluation, plots, tuner, worker
 from rayplat.train.plan import TrainPlan
 from rayplat.train.preparation import Prepared, prepare
 from rayplat.train.scaling import require_resources
-from rayplat.train.tabular import NetParams, Rows, build_net, export
+from rayplat.train.tabular import NetParams, build_net, export
 from rayplat.types import ModelSpec
 
 if TYPE_CHECKING:
-    from pyarrow.compute import Expression
     from ray.data import Dataset
 
-    from rayplat.data.scan import Scan
     from rayplat.data.tables import Tables
     from rayplat.tracking import Run, Tracking
 
 log = logging.getLogger(__name__)
 
 READ_CPUS = 0.2
-BLOCK_ROWS = 16_384
-_STATE = "weights.pt"
 
 
 @dataclass(frozen=True)
@@ -105,13 +101,13 @@ def _prepare(plan: TrainPlan, tables: Tables) -> Prepared:
 def _fit(plan: TrainPlan, tables: Tables, prepared: Prepared, params: NetParams, run: Run) -> dict[str, Any]:
     """The weights after distributed training; the metrics of each epoch go into the run."""
     import torch
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
     require_resources("training", [*plan.bundles, {"CPU": READ_CPUS}])
     config = {"fitted": prepared.fitted, "params": params, "label": plan.training_set.label, "seed": plan.seed}
     trainer = TorchTrainer(
-        train_worker,
+        worker.run,
         train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=plan.workers, resources_per_worker={"CPU": plan.cpus_per_worker}, placement_strategy="PACK"
@@ -124,13 +120,15 @@ def _fit(plan: TrainPlan, tables: Tables, prepared: Prepared, params: NetParams,
     try:
         with _interruptible():
             result = trainer.fit()
-    except WorkerGroupError as e:
-        ours = [error for error in e.worker_failures.values() if isinstance(error, RayplatError)]
+    except TrainingFailedError as e:
+        ours = [error for error in getattr(e, "worker_failures", {}).values() if isinstance(error, RayplatError)]
         raise (ours[0] if ours else PartFailed("training", str(e)[-1000:])) from e
+    if result.metrics is None or result.checkpoint is None:
+        raise PartFailed("training", "the workers ended without reporting weights; see the Ray Train logs")
     for epoch in result.metrics["epochs"]:
         run.log_metrics({key: value for key, value in epoch.items() if key != "number"}, step=epoch["number"])
     with result.checkpoint.as_directory() as folder:
-        weights: dict[str, Any] = torch.load(Path(folder) / _STATE, weights_only=True)
+        weights: dict[str, Any] = torch.load(Path(folder) / worker.WEIGHTS, weights_only=True)
     return weights
 
 
@@ -142,101 +140,19 @@ def _stream(plan: TrainPlan, tables: Tables) -> Dataset:
     parts = tables.scan(plan.training_set.data).prune(plan.training_rows()).split(plan.workers * 4)
     source = ray.data.from_items([{"part": i} for i in range(len(parts))], override_num_blocks=max(1, len(parts)))
     source.context.enable_progress_bars = False
-    reader = PartReader(parts, plan.columns, plan.training_rows())
+    reader = worker.PartReader(parts, plan.columns, plan.training_rows())
     return source.map_batches(reader.read, batch_size=None, num_cpus=READ_CPUS, zero_copy_batch=True)
-
-
-class PartReader:
-    """A Ray Data function from numbers of parts to their rows, in blocks small enough to be dealt out evenly."""
-
-    def __init__(self, parts: Sequence[Scan], columns: Sequence[str], where: Expression) -> None:
-        self._parts, self._columns, self._where = parts, columns, where
-
-    def read(self, batch: dict[str, Any]) -> Iterator[Any]:
-        for part in batch["part"]:
-            for table in self._parts[int(part)].batches(self._columns, self._where):
-                for start in range(0, table.num_rows, BLOCK_ROWS):
-                    yield table.slice(start, BLOCK_ROWS)
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """What each worker runs: collect its shard once, then train in step with the others."""
-    import ray.train
-    import torch
-    from ray.train import torch as ray_torch
-
-    from rayplat.train import loop
-
-    torch.set_num_threads(1)
-    context, params = ray.train.get_context(), config["params"]
-    rows = _collect(ray.train.get_dataset_shard("train"), config)
-    net = ray_torch.prepare_model(build_net(config["fitted"], params, config["seed"]))
-    batch = max(1, min(params.batch_size // context.get_world_size(), _smallest(len(rows))))
-    schedule = loop.Schedule(_smallest(len(rows) // batch), batch, config["seed"] * 1000 + context.get_world_rank())
-    epochs: list[dict[str, float]] = []
-
-    def on_epoch(epoch: loop.Epoch) -> None:
-        loss, seen = _mean(epoch.loss), epoch.rows * context.get_world_size()
-        epochs.append({"number": epoch.number, "train_loss": loss, "rows_per_s": seen / max(epoch.seconds, 1e-9)})
-
-    loop.fit(net, rows, params, schedule, on_epoch)
-    _report(net, {"epochs": epochs, "rows": float(len(rows))}, context.get_world_rank() == 0)
-
-
-def _collect(shard: Any, config: dict[str, Any]) -> Rows:
-    import numpy as np
-
-    from rayplat.train.tabular import encode
-
-    label, parts = config["label"], []
-    for table in shard.iter_batches(batch_size=None, batch_format="pyarrow"):
-        parts.append(encode(table, config["fitted"], label))
-    if not parts:
-        raise PartFailed("training", "a worker received no rows: use fewer workers or more rows")
-    return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "c", "y")))
-
-
-def _report(net: Any, metrics: dict[str, Any], leader: bool) -> None:
-    """The end of a worker: the leader's weights as checkpoint, all workers in one report."""
-    import tempfile
-
-    import ray.train
-    import torch
-
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if leader:
-            state = getattr(net, "module", net).state_dict()
-            torch.save({key: value.cpu() for key, value in state.items()}, Path(folder) / _STATE)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint)
-
-
-def _smallest(value: int) -> int:
-    return int(_reduce(float(value), "MIN"))
-
-
-def _mean(value: float) -> float:
-    return _reduce(value, "AVG")
-
-
-def _reduce(value: float, how: str) -> float:
-    """A number over all workers; gloo has no average of its own."""
-    import torch
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MIN if how == "MIN" else dist.ReduceOp.SUM)
-    return float(tensor) / (dist.get_world_size() if how == "AVG" else 1)
 
 
 def _bundle(plan: TrainPlan, prepared: Prepared, params: NetParams, weights: dict[str, Any]) -> LoadedModel:
     net = build_net(prepared.fitted, params, plan.seed)
     net.load_state_dict(weights)
     encoding = prepared.fitted.encoding
-    tracked = {"training_set": plan.training_set.digest, "holdout_from": plan.holdout_from.isoformat(), **asdict(params)}
+    tracked = {
+        "training_set": plan.training_set.digest,
+        "holdout_from": plan.holdout_from.isoformat(),
+        **asdict(params),
+    }
     spec = ModelSpec(plan.model, plan.training_set.join_key, encoding.features, dict(plan.views), params=tracked)
     return write_bundle(plan.folder / "bundle", export(net, prepared.fitted), spec, encoding, prepared.example)
 

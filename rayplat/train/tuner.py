@@ -55,7 +55,8 @@ def tune(plan: TrainPlan, prepared: Prepared) -> Tuned:
     if results.errors:
         cause = getattr(results.errors[0], "cause", None)
         raise cause if isinstance(cause, RayplatError) else Unavailable("tuning", str(results.errors[0])[-500:])
-    rows = tuple({**r.config, **_measured(r.metrics)} for r in results if "auc" in (r.metrics or {}))
+    found = [results[i] for i in range(len(results))]
+    rows = tuple({**(r.config or {}), **_measured(r.metrics)} for r in found if "auc" in (r.metrics or {}))
     if len(rows) < plan.trials:  # Ray Tune takes Ctrl-C for "enough" and returns as if nothing had happened
         raise KeyboardInterrupt
     best = max(rows, key=lambda row: row["auc"])
