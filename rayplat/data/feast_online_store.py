@@ -38,8 +38,8 @@ _VALUES: dict[Any, str] = {
 class NewestSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """``path`` is the database file."""
 
-    type: Literal["rayplat.data.feast_online_store.NewestSqliteOnlineStore"] = (  # type: ignore[assignment]
-        "rayplat.data.feast_online_store.NewestSqliteOnlineStore"
+    type: Literal["rayplat.data.feast_online_store.NewestSqliteOnlineStore"] = (
+        "rayplat.data.feast_online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]
     )
 
 
