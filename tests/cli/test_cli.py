@@ -16,7 +16,7 @@ runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAYPLAT_HOME", str(tmp_path / "home"))
     for name in ("RAYPLAT_URL", "RAYPLAT_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -62,13 +62,13 @@ def test_a_remote_platform_needs_a_token() -> None:
     assert "RAYPLAT_TOKEN" in done.stderr
 
 
-def test_doctor_names_a_port_in_use_and_what_to_do(_home: Path) -> None:
+def test_doctor_names_a_port_in_use_and_what_to_do(home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        _home.mkdir()
-        (_home / "rayplat.toml").write_text(f"[mlflow]\nport = {port}\n")
+        home.mkdir()
+        (home / "rayplat.toml").write_text(f"[mlflow]\nport = {port}\n")
         done = runner.invoke(app, ["doctor", "--json"])
     findings = {f["check"]: f for f in json.loads(done.stdout)}
     assert findings["port of the MLflow page"]["level"] == "warning"
@@ -77,9 +77,9 @@ def test_doctor_names_a_port_in_use_and_what_to_do(_home: Path) -> None:
     assert all(f["advice"] for f in findings.values() if f["level"] != "ok")
 
 
-def test_a_damaged_state_file_is_named(_home: Path) -> None:
-    _home.mkdir()
-    state.path(_home).write_text("{")
+def test_a_damaged_state_file_is_named(home: Path) -> None:
+    home.mkdir()
+    state.path(home).write_text("{")
     done = runner.invoke(app, ["table", "list"])
     assert done.exit_code == 1
     assert "platform.json" in done.stderr.replace("\n", "")

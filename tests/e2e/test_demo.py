@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rayplat import Platform
 from rayplat.errors import Forbidden, InvalidInput, NotFound
 from rayplat.types import PromotionState, Role
 from tests.e2e.conftest import Live
