@@ -22,7 +22,9 @@ def by_key(rows: Dataset, key: str, partitions: int) -> Dataset:
     import ray
 
     cut, join = ray.remote(num_cpus=1)(split), ray.remote(num_cpus=1)(_together)
-    cuts: list[Any] = [cut.options(num_returns=partitions).remote(block, key, partitions) for block in rows.to_arrow_refs()]
+    cuts: list[Any] = [
+        cut.options(num_returns=partitions).remote(block, key, partitions) for block in rows.to_arrow_refs()
+    ]
     if partitions == 1:
         return ray.data.from_arrow_refs([join.remote(*cuts)])
     return ray.data.from_arrow_refs([join.remote(*(parts[i] for parts in cuts)) for i in range(partitions)])

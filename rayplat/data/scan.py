@@ -128,8 +128,8 @@ def guarantee(
             continue
         dtype = schema.field(name).type
         upper = high + _MILLISECOND if isinstance(high, datetime) else high
-        within = (pc.field(name) >= pa.scalar(low, dtype)) & (pc.field(name) <= pa.scalar(upper, dtype))
-        holds = holds & (within if nulls.get(name) == 0 else within | pc.field(name).is_null())
+        for end in (pc.field(name) >= pa.scalar(low, dtype), pc.field(name) <= pa.scalar(upper, dtype)):
+            holds = holds & (end if nulls.get(name) == 0 else end | pc.field(name).is_null())
     return holds
 
 

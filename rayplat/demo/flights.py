@@ -72,12 +72,10 @@ def with_moments(flights: pa.Table, airports: pa.Table) -> pa.Table:
         "-",
     )
     local_hour, minute = flights["hour"].to_numpy(), flights["minute"].to_numpy()
-    day = np.array(flights["time_hour"].cast(pa.timestamp("us")).to_numpy(), "datetime64[D]")
     local_day = (
         (flights["year"].to_numpy() - 1970).astype("datetime64[Y]").astype("datetime64[M]")
         + (flights["month"].to_numpy() - 1)
     ).astype("datetime64[D]") + (flights["day"].to_numpy() - 1)
-    del day
     table = pa.table(
         {
             "flight": key,
