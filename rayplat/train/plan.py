@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -80,6 +80,6 @@ class TrainPlan:
         return pc.field(self.training_set.event_time) < pa.scalar(moment, pa.timestamp("us", tz="UTC"))
 
     @classmethod
-    def resources(cls, settings: TrainSettings) -> dict[str, float | int]:
+    def resources(cls, settings: TrainSettings) -> dict[str, Any]:
         """The fields that settings decide: ``TrainPlan(..., **TrainPlan.resources(settings.train))``."""
         return {"trials": settings.trials, "workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
