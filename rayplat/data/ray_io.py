@@ -15,7 +15,7 @@ import ray.data
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, Datasource, ReadTask, WriteResult
 
-from rayplat.data.scan import NewFile, Scan, conform, delta_schema, write_files
+from rayplat.data.scan import NewFile, Scan, conform, delta_schema, remove_written, write_files
 
 MAX_BLOCKS = 200
 
@@ -31,7 +31,11 @@ def read(scan: Scan, columns: Sequence[str] | None, where: pc.Expression | None)
 def write(data: ray.data.Dataset, uri: str, schema: pa.Schema | None, partition_by: Sequence[str]) -> list[NewFile]:
     """Write every block under ``uri`` on the worker that has it; the files in the order of the blocks."""
     sink = _Sink(uri, schema, tuple(partition_by))
-    data.write_datasink(sink)
+    try:
+        data.write_datasink(sink)
+    except BaseException:
+        remove_written(uri, str(sink.id))
+        raise
     return sink.files
 
 
@@ -64,7 +68,7 @@ class _Sink(Datasink[list[NewFile]]):
 
     def __init__(self, uri: str, schema: pa.Schema | None, partition_by: tuple[str, ...]) -> None:
         self._uri, self._schema, self._partition_by = uri, schema, partition_by
-        self._id = uuid.uuid4()
+        self.id = uuid.uuid4()
         self.files: list[NewFile] = []
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> list[NewFile]:
@@ -73,7 +77,7 @@ class _Sink(Datasink[list[NewFile]]):
             return []
         rows = pa.concat_tables(tables)
         rows = conform(rows, self._schema if self._schema is not None else delta_schema(rows.schema))
-        return write_files(self._uri, rows, self._partition_by, f"part-{ctx.task_idx:05d}-{self._id}")
+        return write_files(self._uri, rows, self._partition_by, f"part-{ctx.task_idx:05d}-{self.id}")
 
     def on_write_complete(self, write_result: WriteResult[list[NewFile]]) -> None:
         self.files = sorted((f for files in write_result.write_returns for f in files), key=lambda f: f.path)

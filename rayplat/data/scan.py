@@ -194,6 +194,14 @@ def remove_files(uri: str, files: Sequence[NewFile]) -> None:
         filesystem.delete_file(f"{root}/{file.path}")
 
 
+def remove_written(uri: str, stem_part: str) -> None:
+    """Delete what a failed write left: the files whose name contains ``stem_part``."""
+    filesystem, root = pafs.FileSystem.from_uri(uri)
+    for entry in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+        if entry.type == pafs.FileType.File and stem_part in entry.base_name:
+            filesystem.delete_file(entry.path)
+
+
 def _partitions(data: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
     if not by:
         yield {}, data

@@ -185,5 +185,7 @@ def test_datasets_write_and_read_on_workers(tables: Tables, ray_cluster: str) ->
     )
     assert len(tables.scan("t").prune(late).files) < 3
     with pytest.raises(SchemaMismatch, match="n: "):
-        tables.append("t", ray.data.from_arrow(pa.table({"n": ["x"], "at": [DAY]})))
+        tables.append("t", ray.data.from_arrow([rows(1), pa.table({"n": ["x"], "at": [DAY]})]))
+    on_disk = {str(path) for path in Path(written.uri).glob("*.parquet")}
+    assert on_disk == {file.path for file in tables.scan("t").files}
     assert tables.version("t") == written
