@@ -50,7 +50,7 @@ class Toy:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """As in workers: with more, torch's threads fight over two cores and small steps take forty times as long."""
+    """As in workers: with more, torch's threads fight over two cores and small steps take many times as long."""
     import torch
 
     torch.set_num_threads(1)

@@ -39,7 +39,7 @@ def test_certain_scores_keep_the_log_loss_finite():
 
 
 @pytest.mark.parametrize(
-    ("value", "suspected"), [(0.69, False), (0.77, False), (0.80, False), (0.81, True), (0.97, True)]
+    ("value", "suspected"), [(0.69, False), (0.76, False), (0.80, False), (0.81, True), (0.885, True)]
 )
 def test_a_figure_too_good_to_be_true_is_suspected(value, suspected):
     assert leakage_suspected(value) is suspected
