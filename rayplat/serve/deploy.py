@@ -251,15 +251,18 @@ def _rooms() -> list[_Room]:
 
 
 def _holders() -> str:
+    import ray
     from ray.util.state import list_actors, list_placement_groups
 
+    # Without the address, the state API looks for a cluster on this machine by itself and may find another one.
+    here: dict[str, Any] = {"address": ray.get_runtime_context().gcs_address, "detail": True, "timeout": 3}
     held: list[tuple[float, str]] = []
     try:
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True, limit=1000, timeout=3):
+        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000, **here):
             cpus = (actor.required_resources or {}).get("CPU", 0)
             if cpus and not actor.placement_group_id:
                 held.append((cpus, actor.name or actor.class_name))
-        for group in list_placement_groups(filters=[("state", "=", "CREATED")], detail=True, timeout=3):
+        for group in list_placement_groups(filters=[("state", "=", "CREATED")], **here):
             cpus = sum((bundle.get("unit_resources") or {}).get("CPU", 0) for bundle in group.bundles or [])
             held.append((cpus, f"placement group {group.name or group.placement_group_id[:8]}"))
     except Exception as e:  # noqa: BLE001 - the state API only adds to a message

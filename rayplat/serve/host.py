@@ -28,7 +28,7 @@ from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.http import ClientGoneError, Exchange, Header, Receive, Scope, Send
 from rayplat.serve.log_schema import Record
 from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
-from rayplat.serve.protocols import v2
+from rayplat.serve.protocols import strict_json, v2
 from rayplat.serve.routes import Route, route
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import ServeSettings
@@ -197,12 +197,12 @@ class ModelHost:
         previous = self._follower.previous
         versions = {loaded.version, self._follower.current.loaded.version, *self._pinned.held()}
         versions |= {previous.loaded.version} if previous else set()
-        body = v2.encode(v2.metadata(loaded.spec, sorted(versions)))
+        body = strict_json.encode(v2.metadata(loaded.spec, sorted(versions)))
         return await exchange.answer(200, body, _version_header(loaded))
 
     async def _ready(self, exchange: Exchange, found: Route) -> int:
         ready = found.version is None or self._held(found.version) is not None
-        return await exchange.answer(200 if ready else 503, v2.encode({"name": self._model, "ready": ready}))
+        return await exchange.answer(200 if ready else 503, strict_json.encode({"name": self._model, "ready": ready}))
 
     async def _authorize(self, exchange: Exchange) -> None:
         secret = identity.bearer(exchange.header(b"authorization"))

@@ -128,7 +128,7 @@ def infer(client: httpx.Client, url: str, key: str = f"F{DISTANCE}") -> httpx.Re
 
 
 def refuses_an_unknown_alias(stage: Stage) -> None:
-    with pytest.raises(PartFailed, match="the endpoint tiny--champion did not start: alias .* does not exist"):
+    with pytest.raises(PartFailed, match=r"the endpoint tiny--champion did not start: alias .* does not exist"):
         deploy.deploy(stage.settings, MODEL, "champion", stage.url)
     assert deploy.endpoints(stage.url) == []
 

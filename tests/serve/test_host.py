@@ -36,7 +36,7 @@ def logged(b: Bench) -> list[dict[str, Any]]:
 def refused(answer: Answer, status: int, code: str) -> str:
     """The reason, after checking that the refusal has the one shape."""
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.body
-    assert set(answer.json) == {"error", "code"}
+    assert set(answer.json) == {"error", "code", "args"}
     assert answer.json["code"] == code
     return str(answer.json["error"])
 

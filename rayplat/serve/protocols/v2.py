@@ -10,7 +10,6 @@ override the lookup, and the request parameter ``event_time`` is the moment the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rayplat.errors import BadRequest, InvalidInput, TooLarge
+from rayplat.serve.protocols import strict_json
+from rayplat.serve.protocols.strict_json import short
 from rayplat.types import FeatureSpec, ModelSpec
 
 FloatArray = npt.NDArray[np.float64]
@@ -60,12 +61,12 @@ def parse(body: bytes, spec: ModelSpec, max_rows: int) -> InferRequest:
     Raises `BadRequest` for bytes that are no JSON object or ask for the binary extension, `TooLarge` beyond
     ``max_rows``, and `InvalidInput` for everything that does not fit the model.
     """
-    request = _json_object(body)
+    request = strict_json.load_object(body)
     _known_keys("request", request, _REQUEST_KEYS)
     parameters = _parameters("parameters", request.get("parameters"))
     for key in parameters:
         if key not in _PARAMETERS and not key.startswith(_BINARY):
-            raise InvalidInput(f"parameters.{_short(key)}", "unknown request parameter; 'event_time' is known")
+            raise InvalidInput(f"parameters.{short(key)}", "unknown request parameter; 'event_time' is known")
     tensors = _tensors(request, max_rows)
     features = {feature.name: feature for feature in spec.features}
     entity: list[str] | None = None
@@ -76,7 +77,7 @@ def parse(body: bytes, spec: ModelSpec, max_rows: int) -> InferRequest:
         elif name in features:
             overrides[name] = _feature_values(tensor, features[name])
         else:
-            raise InvalidInput(f"inputs.{_short(name)}", f"unknown input; the model takes {_input_names(spec)}")
+            raise InvalidInput(f"inputs.{short(name)}", f"unknown input; the model takes {_input_names(spec)}")
     missing = [name for name in features if name not in overrides]
     if entity is None and missing:
         raise InvalidInput(
@@ -97,7 +98,7 @@ def response(
     spec: ModelSpec, version: int, request_id: str, outputs: Mapping[str, npt.NDArray[np.float32]], **parameters: Any
 ) -> bytes:
     """The answer's body. ``outputs`` are FP32 ``[n]`` and finite: a ValueError here is the host's fault."""
-    return encode(
+    return strict_json.encode(
         {
             "model_name": spec.model,
             "model_version": str(version),
@@ -109,11 +110,6 @@ def response(
             ],
         }
     )
-
-
-def encode(value: Mapping[str, Any]) -> bytes:
-    """Compact JSON; ValueError for NaN and infinities, which JSON does not have."""
-    return _ENCODER.encode(value).encode()
 
 
 def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
@@ -138,42 +134,13 @@ def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
     }
 
 
-# --- JSON -----------------------------------------------------------------------------------------
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = _DECODER.decode(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as e:
-        raise BadRequest(f"the body is not valid UTF-8 (byte {e.start})") from None
-    except RecursionError:
-        raise BadRequest("the body nests too deeply") from None
-    except json.JSONDecodeError as e:
-        raise BadRequest(f"the body is not valid JSON: {e.msg} at line {e.lineno}, column {e.colno}") from None
-    except ValueError:  # an integer literal of thousands of digits
-        raise BadRequest("the body is not valid JSON: a number has too many digits") from None
-    if not isinstance(value, dict):
-        raise BadRequest("the body must be a JSON object with 'inputs'")
-    return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRequest(f"the body is ambiguous: the key {_short(twice)!r} appears twice in one object")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates)
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+# --- fields -----------------------------------------------------------------------------------------
 
 
 def _known_keys(where: str, value: dict[str, Any], known: frozenset[str]) -> None:
     for key in value:
         if key not in known:
-            raise InvalidInput(f"{where}.{_short(key)}", f"unknown field; known are {', '.join(sorted(known))}")
+            raise InvalidInput(f"{where}.{short(key)}", f"unknown field; known are {', '.join(sorted(known))}")
 
 
 def _parameters(where: str, value: Any) -> dict[str, Any]:
@@ -183,15 +150,10 @@ def _parameters(where: str, value: Any) -> dict[str, Any]:
         raise InvalidInput(where, "must be an object of strings, numbers and booleans")
     for key, item in value.items():
         if key.startswith(_BINARY) and item is not False:
-            raise BadRequest(f"{where}.{_short(key)}: binary tensor data is not supported; send JSON tensors")
+            raise BadRequest(f"{where}.{short(key)}: binary tensor data is not supported; send JSON tensors")
         if not isinstance(item, str | int | float | bool):
-            raise InvalidInput(f"{where}.{_short(key)}", "must be a string, a number or a boolean")
+            raise InvalidInput(f"{where}.{short(key)}", "must be a string, a number or a boolean")
     return value
-
-
-def _short(text: object) -> str:
-    shown = str(text).encode("ascii", "backslashreplace").decode()
-    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _text(where: str, value: Any) -> str:
@@ -224,7 +186,7 @@ class _Tensor:
     data: list[Any]
 
     def at(self, row: int) -> str:
-        return f"inputs.{_short(self.name)}[{row}]"
+        return f"inputs.{short(self.name)}[{row}]"
 
 
 def _tensors(request: dict[str, Any], max_rows: int) -> dict[str, _Tensor]:
@@ -235,14 +197,14 @@ def _tensors(request: dict[str, Any], max_rows: int) -> dict[str, _Tensor]:
     for i, item in enumerate(inputs):
         tensor = _tensor(f"inputs[{i}]", item, max_rows)
         if tensor.name in tensors:
-            raise InvalidInput(f"inputs.{_short(tensor.name)}", "given twice")
+            raise InvalidInput(f"inputs.{short(tensor.name)}", "given twice")
         tensors[tensor.name] = tensor
     first = next(iter(tensors.values()))
     for tensor in tensors.values():
         if tensor.rows != first.rows:
             raise InvalidInput(
-                f"inputs.{_short(tensor.name)}.shape",
-                f"has {tensor.rows} rows where {_short(first.name)!r} has {first.rows}; all inputs need the same",
+                f"inputs.{short(tensor.name)}.shape",
+                f"has {tensor.rows} rows where {short(first.name)!r} has {first.rows}; all inputs need the same",
             )
     return tensors
 
@@ -253,7 +215,7 @@ def _tensor(where: str, item: Any, max_rows: int) -> _Tensor:
     if "name" not in item:
         raise InvalidInput(f"{where}.name", "missing")
     name = _text(f"{where}.name", item["name"])
-    where = f"inputs.{_short(name)}"
+    where = f"inputs.{short(name)}"
     _known_keys(where, item, _INPUT_KEYS)
     _parameters(f"{where}.parameters", item.get("parameters"))
     for key in ("shape", "datatype", "data"):
@@ -263,7 +225,7 @@ def _tensor(where: str, item: Any, max_rows: int) -> _Tensor:
     if not isinstance(datatype, str):
         raise InvalidInput(f"{where}.datatype", f"must be a string, found {_type_name(datatype)}")
     if not (datatype in _INTEGERS or datatype in _FLOATS or datatype in _OTHERS):
-        raise InvalidInput(f"{where}.datatype", f"{_short(datatype)!r} is no tensor datatype of the protocol")
+        raise InvalidInput(f"{where}.datatype", f"{short(datatype)!r} is no tensor datatype of the protocol")
     shape, data = item["shape"], item["data"]
     rows = _rows(f"{where}.shape", shape)
     if rows == 0:
@@ -286,7 +248,7 @@ def _rows(where: str, shape: Any) -> int:
     if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
         raise InvalidInput(where, "must be an array of non-negative integers")
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-        raise InvalidInput(where, f"must be [n] or [n, 1], found {_short(shape[:8])}")
+        raise InvalidInput(where, f"must be [n] or [n, 1], found {short(shape[:8])}")
     return int(shape[0])
 
 
@@ -368,7 +330,7 @@ def _event_time(value: Any) -> datetime | None:
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise InvalidInput(field, f"{_short(value)!r} is no ISO 8601 time, such as 2013-11-05T14:30:00Z") from None
+        raise InvalidInput(field, f"{short(value)!r} is no ISO 8601 time, such as 2013-11-05T14:30:00Z") from None
 
 
 def _outputs(value: Any, spec: ModelSpec) -> tuple[str, ...]:
@@ -381,12 +343,12 @@ def _outputs(value: Any, spec: ModelSpec) -> tuple[str, ...]:
         if not isinstance(item, dict) or "name" not in item:
             raise InvalidInput(f"outputs[{i}]", "must be an object with a name")
         name = _text(f"outputs[{i}].name", item["name"])
-        _known_keys(f"outputs.{_short(name)}", item, _OUTPUT_KEYS)
-        _parameters(f"outputs.{_short(name)}.parameters", item.get("parameters"))
+        _known_keys(f"outputs.{short(name)}", item, _OUTPUT_KEYS)
+        _parameters(f"outputs.{short(name)}.parameters", item.get("parameters"))
         if name not in spec.outputs:
-            raise InvalidInput(f"outputs.{_short(name)}", f"unknown output; the model gives {', '.join(spec.outputs)}")
+            raise InvalidInput(f"outputs.{short(name)}", f"unknown output; the model gives {', '.join(spec.outputs)}")
         if name in names:
-            raise InvalidInput(f"outputs.{_short(name)}", "asked for twice")
+            raise InvalidInput(f"outputs.{short(name)}", "asked for twice")
         names.append(name)
     return tuple(names)
 
