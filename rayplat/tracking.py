@@ -233,7 +233,7 @@ def prepare_mlflow() -> None:
     """Call before using MLflow: nothing sent home, few retries, no chatter. A person's own settings stand.
 
     Feast registers a provider of request headers with MLflow, so that the first HTTP request of any process would
-    import all of Feast (9 s of CPU and 220 MB, *measured*) for headers that our server does not look at: it is left out.
+    import all of Feast (9 s of CPU and 220 MB, *measured*) for headers that our server ignores: it is left out.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
