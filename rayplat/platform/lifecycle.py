@@ -139,7 +139,10 @@ def _start_actor(
     from rayplat.monitor.actor import Monitor
     from rayplat.serve.inference_log import InferenceLogWriter
 
-    actors.start(name, InferenceLogWriter if name == actors.INFERENCE_LOG else Monitor, settings)
+    if name == actors.INFERENCE_LOG:
+        actors.start(name, InferenceLogWriter, settings, max_concurrency=1000)  # each host keeps two writes waiting
+    else:
+        actors.start(name, Monitor, settings)
     try:
         actors.call(name, "heartbeat", timeout_s=60)
     except RayplatError as e:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rayplat.errors import Unschedulable
@@ -59,12 +60,10 @@ def holders() -> dict[str, float]:
             held[f"placement group {group['name'] or group_id[:12]}"] += cpus
     address = ray.get_runtime_context().gcs_address  # without it, a second cluster on the machine is an error
     alive: list[Any] = [("state", "=", "ALIVE")]
-    try:
+    with suppress(RayStateApiException, ConnectionError):  # the dashboard is down; the figures above still help
         for actor in list_actors(address, filters=alive, detail=True, timeout=5, limit=1000):
             if not actor.placement_group_id:
                 held[actor.name or actor.class_name] += float((actor.required_resources or {}).get("CPU", 0.0))
-    except (RayStateApiException, ConnectionError):  # the dashboard is down; the figures above still help
-        pass
     return {name: cpus for name, cpus in held.items() if cpus > 0}
 
 
