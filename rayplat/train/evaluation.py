@@ -1,6 +1,6 @@
 """How good a model is on the pinned holdout: the figures that a promotion is decided on.
 
-Metrics are pure functions of labels and scores; `evaluate` adds reading the holdout at its exact table version.
+`metrics` is a pure function of labels and scores; `evaluate` adds reading the holdout at its exact table version.
 Rows without a label (flights that never arrived) are no evidence either way: they are left out and counted.
 """
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rayplat.artifacts.bundle import LoadedModel, load_bundle
 from rayplat.errors import InvalidInput
+from rayplat.scoring import auc, brier, log_loss
 from rayplat.types import TrainingSet
 
 if TYPE_CHECKING:
@@ -43,33 +44,6 @@ def leakage_suspected(auc: float) -> bool:
     0.80: above it, a feature has probably seen the future. It is a bound for this task, not a proof either way.
     """
     return not auc <= LEAKAGE_AUC
-
-
-def auc(labels: Array, scores: Array) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney U), ties counted half; NaN unless both classes occur."""
-    positive = np.asarray(labels) > 0.5
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return float("nan")
-    values, group, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
-    if np.isnan(values).any():
-        return float("nan")
-    ends = np.cumsum(counts)
-    ranks = (ends - (counts - 1) / 2)[group]
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
-
-
-def log_loss(labels: Array, scores: Array) -> float:
-    """Mean negative log likelihood in nats, scores clipped to [1e-7, 1 - 1e-7]."""
-    y = np.asarray(labels, dtype=np.float64)
-    p = np.clip(np.asarray(scores, dtype=np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
-
-
-def brier(labels: Array, scores: Array) -> float:
-    """Mean squared difference of probability and outcome."""
-    return float(np.mean((np.asarray(scores, dtype=np.float64) - np.asarray(labels, dtype=np.float64)) ** 2))
 
 
 def metrics(holdout: Holdout) -> dict[str, float]:

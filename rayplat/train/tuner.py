@@ -86,7 +86,8 @@ def _trial(config: dict[str, Any], data: Any) -> None:
 
 def run_trial(params: NetParams, fitted: Any, trial: Any, valid: Any, seed: int) -> dict[str, float]:
     """``auc log_loss seconds`` of one net trained on ``trial`` and judged on ``valid``."""
-    from rayplat.train import evaluation, loop
+    from rayplat import scoring
+    from rayplat.train import loop
     from rayplat.train.tabular import build_net
 
     started = time.monotonic()
@@ -96,8 +97,8 @@ def run_trial(params: NetParams, fitted: Any, trial: Any, valid: Any, seed: int)
     loop.fit(net, trial, params, schedule, on_epoch=lambda _: None)
     scores = loop.scores(net, valid)
     return {
-        "auc": evaluation.auc(valid.y, scores),
-        "log_loss": evaluation.log_loss(valid.y, scores),
+        "auc": scoring.auc(valid.y, scores),
+        "log_loss": scoring.log_loss(valid.y, scores),
         "seconds": time.monotonic() - started,
     }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from rayplat import scoring
 from rayplat.errors import InvalidInput
 from rayplat.monitor import performance
 
@@ -26,7 +27,7 @@ def test_figures_agree_with_scikit_learn() -> None:
 
 def test_calibration_error_is_the_distance_of_a_constant_score() -> None:
     labels = np.repeat([0.0, 1.0], [700, 300])  # sorted: ties must not follow the order of rows
-    assert performance.calibration_error(np.full(1000, 0.8), labels) == pytest.approx(0.5)
+    assert scoring.calibration_error(labels, np.full(1000, 0.8)) == pytest.approx(0.5)
 
 
 def test_rows_without_a_label_are_counted_and_left_out() -> None:
@@ -49,7 +50,7 @@ def test_one_class_has_no_auc_but_a_loss() -> None:
 
 
 def test_a_certain_but_wrong_score_has_a_finite_loss() -> None:
-    assert np.isfinite(performance.log_loss(np.array([1.0, 0.0]), np.array([0.0, 1.0])))
+    assert np.isfinite(scoring.log_loss(np.array([0.0, 1.0]), np.array([1.0, 0.0])))
 
 
 @pytest.mark.parametrize(

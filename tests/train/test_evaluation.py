@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from rayplat.train.evaluation import Holdout, auc, brier, leakage_suspected, log_loss, metrics
+from rayplat.scoring import auc, brier, log_loss
+from rayplat.train.evaluation import Holdout, leakage_suspected, metrics
 from rayplat.train.plots import calibration_points, roc_points, write
 
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from rayplat import scoring
 from rayplat.errors import SchemaMismatch
-from rayplat.train import evaluation, loop
+from rayplat.train import loop
 from rayplat.train.tabular import BINS, NetParams, Rows, build_net, encode, feature_specs, fit
 
 
@@ -71,7 +72,7 @@ def test_the_net_learns_what_is_in_the_rows_and_nothing_more(toy):
     unseen = encode(_labelled(toy, seed=1), fitted, "label")
     assert [epoch.number for epoch in epochs] == [0, 1, 2, 3]
     assert epochs[-1].loss < epochs[0].loss
-    assert 0.70 < evaluation.auc(unseen.y, loop.scores(net, unseen)) < 0.85
+    assert 0.70 < scoring.auc(unseen.y, loop.scores(net, unseen)) < 0.85
 
 
 def test_the_same_seed_gives_the_same_scores(toy):
