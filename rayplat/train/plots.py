@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rayplat.train.evaluation import Holdout, auc
+from rayplat.scoring import auc
+from rayplat.train.evaluation import Holdout
 
 _POINTS = 200
 _BUCKETS = 10

@@ -16,9 +16,9 @@ from rayplat.errors import Unschedulable
 Bundle = Mapping[str, float]
 
 
-def require_resources(what: str, bundles: Sequence[Bundle], timeout_s: float = 10.0) -> None:
-    """Return once ``bundles`` could be placed together (they are released again), or raise `Unschedulable` within
-    ``timeout_s``. At once where the whole cluster is too small, unless something can make it grow."""
+def require_resources(what: str, bundles: Sequence[Bundle], timeout_s: float = 6.0) -> None:
+    """Return once ``bundles`` could be placed together (they are released again), or raise `Unschedulable` after
+    ``timeout_s`` and the moment it takes to ask who holds what: within 10 s in all."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
