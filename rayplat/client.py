@@ -79,7 +79,7 @@ class Platform:
 
         settings = settings_module.load(home)
         running = state.require(settings.home)
-        ray_node.connect(settings.home, str(running.ray_address))
+        ray_node.connect(settings.home, str(running.ray_address), running.ray_started)
         self.url, self.token = str(running.serve_url), token or owner_token(settings.home)
         self.context = local.context(settings, str(running.mlflow_url), self.url, local.principal_of(self.token))
 

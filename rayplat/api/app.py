@@ -78,8 +78,9 @@ def _add_model_routes(app: FastAPI, caller: Callable[[Request], Principal]) -> N
     def health() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2", tags=["health"])
-    def server() -> dict[str, Any]:
+    @app.get("/v2", tags=["server"])
+    def server(request: Request) -> dict[str, Any]:
+        caller(request)
         return {"name": "rayplat", "version": __version__, "extensions": []}
 
     @app.api_route("/v2/models/{model}", methods=["GET", "POST"], include_in_schema=False)
@@ -89,9 +90,7 @@ def _add_model_routes(app: FastAPI, caller: Callable[[Request], Principal]) -> N
         plain = quote(request.url.path)
         if request.scope["raw_path"].decode("latin-1") != plain:
             return RedirectResponse(plain, 308)  # the ingress matches paths as they are written, so this one missed
-        raise NotFound(
-            "endpoint", model, f"no alias of it is served; `rayplat serve create {model} --alias champion` does"
-        )
+        raise NotFound("endpoint", model, f"no alias of it is served; `rayplat serve create {model} champion` does")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from rayplat import identity
 from rayplat.errors import PartFailed
+from rayplat.platform import processes
 from rayplat.settings import Settings
 from rayplat.types import Principal, Role
 
@@ -68,10 +70,19 @@ def control_is_running(name: str) -> bool:
     return any(app == name and state == "RUNNING" for app, state, _ in applications())
 
 
-def remove_all(control_name: str) -> None:
-    """Delete the control application and every endpoint."""
+def running_port() -> int | None:
+    """The port of a Serve instance that is up already; its options cannot be changed any more."""
+    from ray.serve.context import _get_global_client
+
+    found: Any = _get_global_client(raise_if_no_controller_running=False)
+    return None if found is None else int(found.http_config.port)
+
+
+def remove(names: Collection[str], timeout_s: float = 20) -> None:
+    """Delete applications and wait until they are gone: hosts answer what they have begun and hand in their log."""
     from ray import serve
 
-    for name, _, _ in applications():
-        if name == control_name or "--" in name:
-            serve.delete(name)
+    ours = [name for name, _, _ in applications() if name in names]
+    for name in ours:
+        serve.delete(name, _blocking=False)
+    processes.wait_until(lambda: not any(name in ours for name, _, _ in applications()), timeout_s)

@@ -11,12 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+
+from rayplat.errors import InvalidInput
 
 THREADS = 4
 MAX_SHOWN = 5
@@ -83,17 +85,19 @@ class Replay:
         It goes on past ``requests``, at most to three times as many, until the new version has answered half of
         them too, so that both can be compared.
         """
+        if not asks:
+            raise InvalidInput("asks", "there is nothing to replay: is the table of labels empty?")
         tally, started = _Tally(), time.monotonic()
         waiting = threading.Semaphore(2 * THREADS)
-        target: list[int | None] = []
-        swapper: threading.Thread | None = None
+        swap: Future[int | None] | None = None
         sent: list[Ask] = []
         with (
             httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30) as http,
             ThreadPoolExecutor(THREADS) as pool,
+            ThreadPoolExecutor(1) as swapper,
         ):
             for block in _blocks(asks[: 3 * requests], self.step):
-                if len(sent) >= requests and self._is_enough(swapper, target, tally, requests):
+                if len(sent) >= requests and self._is_enough(swap, tally, requests):
                     break
                 self.advance(block[0].at)
                 jobs = []
@@ -102,22 +106,20 @@ class Replay:
                     sent.append(ask)
                     jobs.append(pool.submit(self._send, http, ask, len(sent), tally))
                     jobs[-1].add_done_callback(lambda _: waiting.release())
-                    if swapper is None and tally.sent >= requests // 2:
-                        swapper = threading.Thread(target=lambda: target.append(self.swap()))
-                        swapper.start()
+                    if swap is None and tally.sent >= requests // 2:
+                        swap = swapper.submit(self.swap)
                 for job in jobs:
                     job.result()
                 progress(tally.sent)
-        if swapper is not None:
-            swapper.join()
+        if swap is not None:
+            swap.result()  # whatever stopped the alias from moving is raised here
         return self._report(tally, sent, time.monotonic() - started)
 
-    def _is_enough(
-        self, swapper: threading.Thread | None, target: list[int | None], tally: _Tally, requests: int
-    ) -> bool:
-        if swapper is None or swapper.is_alive():
+    def _is_enough(self, swap: Future[int | None] | None, tally: _Tally, requests: int) -> bool:
+        if swap is None or not swap.done():
             return False
-        return not target or target[0] is None or tally.versions[str(target[0])] >= requests // 2
+        target = swap.result()
+        return target is None or tally.versions[str(target)] >= requests // 2
 
     def _send(self, http: httpx.Client, ask: Ask, number: int, tally: _Tally) -> None:
         body: dict[str, Any] = {

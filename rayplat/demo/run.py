@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +76,8 @@ class Stage:
 def demo(settings: Settings, requests: int, as_json: bool) -> dict[str, Any]:
     """Run it; prints a table, or the JSON document, and writes ``<home>/demo.json``."""
     record = Record()
+    file = settings.home / "demo.json"
+    file.unlink(missing_ok=True)  # a report is of the last run, or there is none
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -86,8 +89,9 @@ def demo(settings: Settings, requests: int, as_json: bool) -> dict[str, Any]:
     with redirect_stdout(sys.stderr), Progress(*columns, console=console, transient=True) as progress:
         _run(settings, requests, record, Stage(progress, record))
     result = record.result()
-    file = settings.home / "demo.json"
-    file.write_text(json.dumps(result, indent=2) + "\n")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(temporary, file)
     if as_json:
         print(json.dumps(result, indent=2))  # noqa: T201 - the command's output
     else:

@@ -261,11 +261,10 @@ def report(platform: Platform, versions: list[int], replayed: ReplayReport) -> l
 @contextmanager
 def people(platform: Platform) -> Iterator[tuple[Platform, Platform]]:
     """Two persons with tokens of their own, (author, approver), over HTTP; the tokens end with the block."""
-    made = [
-        platform.tokens.create(name, role)
-        for name, role in (("demo-author", Role.DEVELOPER), ("demo-approver", Role.APPROVER))
-    ]
+    made = []
     try:
+        for name, role in (("demo-author", Role.DEVELOPER), ("demo-approver", Role.APPROVER)):
+            made.append(platform.tokens.create(name, role, datetime.now(UTC) + timedelta(hours=2)))
         author, approver = (Platform(platform.url, token=token.secret) for token in made)
         yield author, approver
     finally:

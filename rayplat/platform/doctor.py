@@ -8,6 +8,7 @@ import platform as machine
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -27,7 +28,7 @@ TESTED = {
     "numpy": "2.",
 }
 MIN_DISK_BYTES = 5 << 30
-MIN_MEMORY_BYTES = 6 << 30
+MIN_MEMORY_BYTES = 8 << 30
 MIN_SHM_BYTES = 1 << 30
 
 
@@ -71,9 +72,7 @@ def _versions() -> list[Finding]:
 
 
 def _machine(settings: Settings) -> list[Finding]:
-    where = settings.home if settings.home.exists() else settings.home.parent
-    while not where.exists():
-        where = where.parent
+    where = _nearest(settings.home)
     disk = shutil.disk_usage(where).free
     memory = psutil.virtual_memory().available
     cpus = settings.ray.num_cpus or os.cpu_count() or 1
@@ -128,20 +127,25 @@ def _ports(settings: Settings) -> list[Finding]:
 
 def _running(settings: Settings) -> bool:
     try:
-        return settings.home.exists() and state.read(settings.home) is not None
-    except RayplatError:
+        return state.read(settings.home) is not None
+    except (RayplatError, OSError):  # the check of the home says which
         return False
 
 
 def _home(settings: Settings) -> Finding:
-    existing = settings.home
-    while not existing.exists():
-        existing = existing.parent
-    if os.access(existing, os.W_OK):
+    existing = _nearest(settings.home)
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Finding("home", "ok", str(settings.home))
     return Finding(
         "home", "error", f"{existing} cannot be written", "choose another folder with --home or RAYPLAT_HOME"
     )
+
+
+def _nearest(path: Path) -> Path:
+    """``path`` or its nearest parent that is there. `Path.exists` raises below a folder that may not be searched."""
+    while not os.path.exists(path):
+        path = path.parent
+    return path
 
 
 def _serve_flags() -> list[Finding]:

@@ -9,17 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rayplat import actors, client
-from rayplat.errors import NotFound, PartFailed, RayplatError
+from rayplat import actors, client, identity
+from rayplat.errors import Conflict, InvalidInput, NotFound, PartFailed, RayplatError
 from rayplat.platform import mlflow_server, processes, ray_node, state
 from rayplat.platform.state import PlatformState, secret_file
 from rayplat.settings import Settings
-from rayplat.types import PartStatus, Role
+from rayplat.types import PartStatus, Principal, Role
+
+if TYPE_CHECKING:
+    from rayplat.registry.client import RegistryClient
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +44,20 @@ class Up:
 def up(settings: Settings, progress: Progress = lambda part: None) -> Up:
     """Start every part that is not well. ``progress`` is told each part before it starts.
 
-    Raises `PartFailed` naming the part and the reason; what this call had started is stopped again.
+    Raises `PartFailed` naming the part and the reason, and then stops a platform that this call began; one that was
+    up before keeps what was well. Raises `Conflict` for another cluster than the one the platform is on.
     """
     home = settings.home
     state.prepare_home(home)
     with state.locked(home, "rayplat up"):
         before = state.read(home)
+        if before is not None and settings.ray.address not in (None, before.ray_address):
+            raise Conflict(f"the platform in {home} is on {before.ray_address}; `rayplat down` ends it there")
         if before is not None and not _ray_is_well(before):
-            _stop(settings, before)  # a crashed or half-started platform: clear it away, its data stay
+            _end(settings, before)  # a crashed or half-started platform: clear it away, its data stay
             before = None
         current = before or state.new_state()
+        state.write(home, current)  # before anything starts: whatever interrupts this can be found by its mark
         started: list[str] = []
         try:
             for part, start in _parts(settings):
@@ -59,7 +69,9 @@ def up(settings: Settings, progress: Progress = lambda part: None) -> Up:
         except BaseException as e:
             log.debug("up failed", exc_info=e)
             if before is None:
-                _stop(settings, current)
+                if current.ray_address is not None and not current.ray_started:
+                    _take_off_cluster(settings, current)
+                _end(settings, current)
             raise
         return Up(current, tuple(started))
 
@@ -74,15 +86,16 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Starter]]:
     yield "inference log", lambda s, say: _start_actor(settings, actors.INFERENCE_LOG, "the inference log", s, say)
     yield "monitor", lambda s, say: _start_actor(settings, actors.MONITOR, "the monitor", s, say)
     yield "control API", lambda s, say: _start_control(settings, s, say)
+    yield "endpoints", lambda s, say: _start_endpoints(settings, s, say)
 
 
 def _ray_is_well(current: PlatformState) -> bool:
     if current.ray_address is None:
         return False
-    if not current.ray_started:
-        return True
-    host, port = current.ray_address.split(":")
-    return not processes.is_free(int(port), host) and any("raylet" in p.name() for p in processes.marked(current.mark))
+    host, _, port = current.ray_address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
+        return not current.ray_started or processes.has_raylet(current.mark)
+    return False
 
 
 def _start_mlflow(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
@@ -95,11 +108,11 @@ def _start_mlflow(settings: Settings, current: PlatformState, say: Callable[[], 
 
 def _start_ray(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
     if current.ray_address is not None:
-        ray_node.connect(settings.home, current.ray_address)
+        ray_node.connect(settings.home, current.ray_address, current.ray_started)
         return None
     say()
     if settings.ray.address is not None:
-        ray_node.connect(settings.home, settings.ray.address)
+        ray_node.connect(settings.home, settings.ray.address, own=False)
         ray_node.check_cluster()
         return current.with_(ray_address=settings.ray.address, ray_started=False)
     address, dashboard = ray_node.start_head(settings, current.mark)
@@ -111,21 +124,36 @@ def _start_ray(settings: Settings, current: PlatformState, say: Callable[[], Non
 def _start_registry(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
     from rayplat.registry.client import RegistryClient
 
-    with contextlib.suppress(RayplatError):
-        RegistryClient.connect().heartbeat()
-        return None
-    say()
-    # MLflow's server makes the database's tables; two processes doing so at once would collide.
-    mlflow_server.wait(settings, int(current.mlflow_pid or 0), str(current.mlflow_url), current.mark)
+    found = actors.find(actors.REGISTRY)
+    if found is not None and not current.ray_started and actors.REGISTRY not in current.owns:
+        raise PartFailed("the registry", "this cluster already carries a platform of another home; use that one")
+    changed: PlatformState | None = None
     try:
-        registry = RegistryClient.start(settings)
+        if found is None:
+            say()
+            # MLflow's server makes the database's tables; two processes doing so at once would collide.
+            mlflow_server.wait(settings, int(current.mlflow_pid or 0), str(current.mlflow_url), current.mark)
+            RegistryClient.start(settings)
+            changed = _owning(current, actors.REGISTRY)
+        registry = RegistryClient.connect()
         registry.heartbeat()
-        if not registry.tokens():
-            _, secret = registry.create_token("owner", Role.ADMIN, None)
-            secret_file(client.token_file(settings.home), secret + "\n")
+        _hand_over_token(settings, registry)
+    except PartFailed:
+        raise
     except RayplatError as e:
         raise PartFailed("the registry", str(e)) from e
-    return current
+    return changed
+
+
+def _hand_over_token(settings: Settings, registry: RegistryClient) -> None:
+    """The owner of the home holds an admin's token, whatever became of the last one."""
+    file = client.token_file(settings.home)
+    kept = file.read_text().strip() if file.exists() else ""
+    if kept and registry.authenticate(identity.hash_token(kept)) is not None:
+        return
+    by = Principal("owner", Role.ADMIN) if registry.tokens() else None
+    _, secret = registry.create_token("owner", Role.ADMIN, by)
+    secret_file(file, secret + "\n")
 
 
 def _start_actor(
@@ -147,20 +175,39 @@ def _start_actor(
         actors.call(name, "heartbeat", timeout_s=60)
     except RayplatError as e:
         raise PartFailed(what, str(e)) from e
-    return current
+    return _owning(current, name)
 
 
 def _start_control(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
-    from rayplat.api.deployment import control_is_running, run_control
+    from rayplat.api import deployment
 
-    if current.serve_url is not None and control_is_running(CONTROL_APP):
+    if current.serve_url is not None and deployment.control_is_running(CONTROL_APP):
         return None
     say()
     taken = {urlsplit(url).port or 0 for url in (current.mlflow_url, current.dashboard_url) if url}
-    port = processes.free_port(settings.serve.http_port, taken)
+    port = deployment.running_port() or processes.free_port(settings.serve.http_port, taken)
     url = f"http://127.0.0.1:{port}"
-    run_control(CONTROL_APP, settings, port, url, str(current.mlflow_url))
-    return current.with_(serve_url=url)
+    deployment.run_control(CONTROL_APP, settings, port, url, str(current.mlflow_url))
+    return _owning(current, CONTROL_APP).with_(serve_url=url)
+
+
+def _start_endpoints(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
+    """Serve again what was served when the platform went down."""
+    from rayplat.api import deployment
+    from rayplat.serve import deploy, served
+
+    running = {name for name, app_state, _ in deployment.applications() if app_state == "RUNNING"}
+    wanted = [(m, a) for m, a in served.remembered(settings.home) if deploy.app_name(m, a) not in running]
+    if not wanted:
+        return None
+    say()
+    for model, alias in wanted:
+        deploy.deploy(settings, model, alias, str(current.serve_url))
+    return current
+
+
+def _owning(current: PlatformState, name: str) -> PlatformState:
+    return current.with_(owns=tuple(dict.fromkeys((*current.owns, name))))
 
 
 def addresses(home: Path) -> dict[str, str]:
@@ -179,13 +226,12 @@ def addresses(home: Path) -> dict[str, str]:
 def status(settings: Settings) -> list[PartStatus]:
     """Whether each part is well. Raises `Unavailable` where nothing was started in this home."""
     current = state.require(settings.home)
-    mlflow_well = mlflow_server.is_well(current.mlflow_url)
-    parts = [
-        PartStatus("MLflow server", "up" if mlflow_well else "down", f"pid {current.mlflow_pid}", current.mlflow_url)
-    ]
+    mlflow = "up" if mlflow_server.is_well(current.mlflow_url) else "down"
+    parts = [PartStatus("MLflow server", mlflow, f"pid {current.mlflow_pid}", current.mlflow_url)]
     if not _ray_is_well(current):
-        return [PartStatus("Ray cluster", "down", "its processes are gone; `rayplat up` starts them", None), *parts]
-    ray_node.connect(settings.home, str(current.ray_address))
+        lost = "it cannot be reached; `rayplat up` starts what is missing"
+        return [PartStatus("Ray cluster", "down", lost, current.ray_address), *parts]
+    ray_node.connect(settings.home, str(current.ray_address), current.ray_started)
     import ray
 
     resources = ray.cluster_resources()
@@ -193,63 +239,80 @@ def status(settings: Settings) -> list[PartStatus]:
         "" if current.ray_started else ", attached"
     )
     parts.insert(0, PartStatus("Ray cluster", "up", detail, current.dashboard_url or current.ray_address))
-    from rayplat.api.deployment import applications
+    from rayplat.api import deployment
+    from rayplat.serve import deploy, served
     from rayplat.services.status import actor_status
 
     parts += [actor_status(name) for name in (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR)]
-    for name, state_name, reason in applications():
-        label = "control API" if name == CONTROL_APP else f"endpoint {name}"
-        well = state_name == "RUNNING"
-        parts.append(PartStatus(label, "up" if well else "failing", reason or state_name.lower(), current.serve_url))
+    apps = {name: (app_state, message) for name, app_state, message in deployment.applications()}
+    parts.append(_application_status("control API", apps.get(CONTROL_APP), current.serve_url))
+    for model, alias in served.remembered(settings.home):
+        app = apps.get(deploy.app_name(model, alias))
+        parts.append(_application_status(f"endpoint {model}--{alias}", app, current.serve_url))
     return parts
+
+
+def _application_status(part: str, app: tuple[str, str] | None, url: str | None) -> PartStatus:
+    if app is None:
+        return PartStatus(part, "down", "it is not deployed; `rayplat up` starts it", url)
+    app_state, message = app
+    if app_state != "RUNNING":
+        return PartStatus(part, "failing", message or app_state.lower(), url)
+    if not mlflow_server.answers(f"{url}/v2/health/live"):
+        return PartStatus(part, "failing", "the ingress does not answer", url)
+    return PartStatus(part, "up", "running", url)
 
 
 def down(settings: Settings) -> int:
     """Stop what `up` started in this home; the data stay. Returns the number of processes that were ended.
 
-    Raises `NotFound` where nothing was started.
+    Hosts first finish what they have begun and hand in their log. Raises `NotFound` where nothing was started.
     """
     home = settings.home
-    current = state.read(home) if home.exists() else None
+    try:
+        current = state.read(home) if home.exists() else None
+    except InvalidInput:  # a state file that cannot be read: the processes still know whose they are
+        left = processes.of_home(home)
+        processes.end(left)
+        state.forget(home)
+        return len(left)
     if current is None:
         raise NotFound("running platform", str(home), "there is nothing to stop; `rayplat up` starts one")
     with state.locked(home, "rayplat down"):
-        return _stop(settings, current)
+        if _ray_is_well(current):
+            _take_off_cluster(settings, current)
+        return _end(settings, current)
 
 
-def _stop(settings: Settings, current: PlatformState) -> int:
-    if not current.ray_started and current.ray_address is not None:
-        _leave_attached_cluster(settings, current)
-    else:
-        _disconnect()
+def _take_off_cluster(settings: Settings, current: PlatformState) -> None:
+    """Delete our applications, so that every answered request is in the log; on a cluster that is not ours, our
+    actors too."""
+    import ray
+
+    from rayplat.api import deployment
+    from rayplat.serve import deploy, served
+
+    try:
+        ray_node.connect(settings.home, str(current.ray_address), current.ray_started)
+        hosts = [deploy.app_name(model, alias) for model, alias in served.remembered(settings.home)]
+        deployment.remove([*hosts, *current.owns])
+        if actors.INFERENCE_LOG in current.owns:
+            actors.call(actors.INFERENCE_LOG, "flush", timeout_s=30)
+        if not current.ray_started:
+            for name in current.owns:
+                actor = actors.find(name)
+                if actor is not None:
+                    ray.kill(actor)
+    except (RayplatError, ray.exceptions.RayError) as e:
+        log.warning("the platform did not end in order: %s", e)
+
+
+def _end(settings: Settings, current: PlatformState) -> int:
+    """End every process of ours, and forget the platform."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
     ended = processes.end_marked(current.mark)
     if current.ray_started or current.ray_address is None:
         shutil.rmtree(ray_node.temp_dir(settings.home), ignore_errors=True)
     state.forget(settings.home)
     return ended
-
-
-def _leave_attached_cluster(settings: Settings, current: PlatformState) -> None:
-    """Take our applications and actors off a cluster that is not ours, and leave it running."""
-    try:
-        ray_node.connect(settings.home, str(current.ray_address))
-    except PartFailed as e:
-        log.warning("the attached cluster is gone: %s", e)
-        return
-    import ray
-
-    from rayplat.api.deployment import remove_all
-
-    remove_all(CONTROL_APP)
-    for name in (actors.INFERENCE_LOG, actors.MONITOR, actors.REGISTRY):
-        actor = actors.find(name)
-        if actor is not None:
-            ray.kill(actor)
-    _disconnect()
-
-
-def _disconnect() -> None:
-    import sys
-
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()

@@ -16,12 +16,13 @@ def start(settings: Settings, mark: str, taken: set[int]) -> tuple[int, str]:
     port = processes.free_port(settings.mlflow.port, taken)
     command = [
         *(processes.python(), "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
-        f"--backend-store-uri={settings.database_url}",
         *("--serve-artifacts", f"--artifacts-destination={(settings.home / 'mlflow').as_uri()}"),
     ]
     env = {
         **os.environ,
         processes.MARK: mark,
+        "RAYPLAT_HOME": str(settings.home),
+        "MLFLOW_BACKEND_STORE_URI": settings.database_url,  # not an argument: it may hold a password
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start a second set of worker processes
         "GIT_PYTHON_REFRESH": "quiet",
@@ -31,10 +32,13 @@ def start(settings: Settings, mark: str, taken: set[int]) -> tuple[int, str]:
 
 
 def is_well(url: str | None) -> bool:
-    if url is None:
-        return False
+    return url is not None and answers(f"{url}/health")
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200 within two seconds."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

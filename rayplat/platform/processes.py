@@ -35,6 +35,26 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def of_home(home: Path) -> list[psutil.Process]:
+    """Living processes that a platform with this home has started, whatever its mark was."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environ = process.environ()
+            if process.pid != os.getpid() and MARK in environ and environ.get("RAYPLAT_HOME") == str(home):
+                found.append(process)
+    return found
+
+
+def has_raylet(mark: str) -> bool:
+    """Whether a raylet of ours is alive."""
+    for process in marked(mark):
+        with contextlib.suppress(psutil.Error):
+            if "raylet" in process.name():
+                return True
+    return False
+
+
 def end(processes: Collection[psutil.Process], grace_s: float = 5.0) -> None:
     """Terminate, wait ``grace_s``, kill what is left. Children of this process are reaped."""
     for process in processes:

@@ -52,7 +52,8 @@ def node_env(home: Path, mark: str) -> dict[str, str]:
         # Actors that reserve a fraction of a CPU are many on purpose; the default warns from 4 per CPU on.
         "RAY_worker_maximum_startup_concurrency": "8",
     }
-    return {**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **own}
+    path = os.pathsep.join([str(Path(processes.python()).parent), os.environ.get("PATH", os.defpath)])
+    return {**{k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}, **own, "PATH": path}
 
 
 def _serve_ports() -> dict[str, str]:
@@ -111,9 +112,12 @@ def start_head(settings: Settings, mark: str) -> tuple[str, str]:
     return f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
 
 
-def connect(home: Path, address: str) -> None:
-    """Make this process a driver of the cluster (again and again is fine); `PartFailed` with the reason."""
-    if token_file(home).exists():
+def connect(home: Path, address: str, own: bool = True) -> None:
+    """Make this process a driver of the cluster (again and again is fine); `PartFailed` with the reason.
+
+    ``own`` false is a cluster that was attached to: the caller's environment says how it is entered.
+    """
+    if own and token_file(home).exists():
         os.environ.update(auth_env(home))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

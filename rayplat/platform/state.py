@@ -16,10 +16,12 @@ from rayplat.errors import Conflict, InvalidInput, Unavailable
 
 @dataclass(frozen=True)
 class PlatformState:
-    """``mark`` is carried by every process that was started here. ``ray_started`` is False for a cluster that
+    """``mark`` is carried by every process that was started here, ``owns`` names the actors and applications that
+    were started on the cluster. ``ray_started`` is False for a cluster that
     was attached to: `down` leaves that one running. Addresses are None until the part is up."""
 
     mark: str
+    owns: tuple[str, ...] = ()
     ray_address: str | None = None
     ray_started: bool = False
     dashboard_url: str | None = None
@@ -45,10 +47,12 @@ def read(home: Path) -> PlatformState | None:
     if not file.exists():
         return None
     try:
-        return PlatformState(**json.loads(file.read_text()))
-    except (ValueError, TypeError) as e:
+        kept = json.loads(file.read_text())
+        return PlatformState(**{**kept, "owns": tuple(kept.get("owns", ()))})
+    except (ValueError, TypeError, AttributeError) as e:
         raise InvalidInput(
-            str(file), f"is not a state file of this version ({e}); run `rayplat down`, then remove it"
+            str(file),
+            f"is not a state file of this version ({e}); `rayplat down` stops what belongs to this home and removes it",
         ) from e
 
 
@@ -84,7 +88,10 @@ def prepare_home(home: Path) -> None:
 @contextlib.contextmanager
 def locked(home: Path, what: str) -> Iterator[None]:
     """One `up` or `down` at a time in a home; the lock goes with the process, however it ends."""
-    file = (home / ".lock").open("w")
+    try:
+        file = (home / ".lock").open("w")
+    except OSError as e:
+        raise InvalidInput("home", f"{home} cannot be written ({e.strerror}); choose another with --home") from e
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

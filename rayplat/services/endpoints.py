@@ -25,20 +25,23 @@ class Endpoints(Noun):
         for endpoint in self.list():
             if (endpoint.model, endpoint.alias) == (model, alias):
                 return endpoint
-        raise NotFound("endpoint", f"{model}/{alias}", f"serve it with `rayplat serve create {model} --alias {alias}`")
+        raise NotFound("endpoint", f"{model}/{alias}", f"serve it with `rayplat serve create {model} {alias}`")
 
     @route("POST", "/endpoints/{model}/{alias}", Role.DEVELOPER)
     def create(self, model: str, alias: str) -> Endpoint:
         """Serve an alias; the host is ready when this returns. Doing it again changes nothing."""
-        from rayplat.serve import deploy
+        from rayplat.serve import deploy, served
 
         self._context.registry.alias(model, alias)
-        return deploy.deploy(self._context.settings, model, alias, self._context.serve_url)
+        endpoint = deploy.deploy(self._context.settings, model, alias, self._context.serve_url)
+        served.remember(self._context.settings.home, model, alias)
+        return endpoint
 
     @route("DELETE", "/endpoints/{model}/{alias}", Role.DEVELOPER)
     def delete(self, model: str, alias: str) -> None:
         """Stop serving an alias; the registry keeps it."""
-        from rayplat.serve import deploy
+        from rayplat.serve import deploy, served
 
         self.get(model, alias)
+        served.forget(self._context.settings.home, model, alias)
         deploy.remove(model, alias)

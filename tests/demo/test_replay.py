@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rayplat.demo.replay import Ask, Replay
+from rayplat.errors import Conflict, InvalidInput
 
 NOON = datetime(2013, 11, 1, 12, tzinfo=UTC)
 
@@ -88,3 +89,16 @@ def test_stops_after_three_times_the_requests_when_the_new_version_never_answers
     report = replay(server, lambda: 2).run(asks(1000), requests=20)
     assert report.requests == 60
     assert report.by_version == {"1": 60}
+
+
+def test_a_move_that_fails_is_no_success(server: Any) -> None:
+    def swap() -> int:
+        raise Conflict("the promotion is closed")
+
+    with pytest.raises(Conflict, match="closed"):
+        replay(server, swap).run(asks(60), requests=20)
+
+
+def test_nothing_to_replay_is_said(server: Any) -> None:
+    with pytest.raises(InvalidInput, match="nothing to replay"):
+        replay(server, lambda: None).run([], requests=20)

@@ -92,3 +92,13 @@ def test_home_that_cannot_be_written(tmp_path: Path) -> None:
 def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
     file = state.secret_file(tmp_path / "token", "secret\n")
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_processes_of_a_home_are_found_without_its_mark(tmp_path: Path) -> None:
+    env = {**os.environ, processes.MARK: "lost", "RAYPLAT_HOME": str(tmp_path)}
+    pid = processes.spawn([sys.executable, "-c", "import time; time.sleep(600)"], env, tmp_path / "log").pid
+    try:
+        assert processes.wait_until(lambda: [p.pid for p in processes.of_home(tmp_path)] == [pid], 20)
+        assert processes.of_home(tmp_path / "other") == []
+    finally:
+        assert processes.end_marked("lost") == 1
