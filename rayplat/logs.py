@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_PLAIN = re.compile(r"[^\s\"'=]+")
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """One line per record on stderr: time, level, logger, message. Calling it twice changes nothing."""
+    """One line per record on stderr: time, level, logger, message, fields. Calling it twice changes nothing."""
     root = logging.getLogger("rayplat")
     if root.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(FieldsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root.addHandler(handler)
     root.setLevel(level)
     root.propagate = False
+
+
+def set_up_in_actor() -> None:
+    """`set_up` where this process runs a Ray actor; in any other process that is its entry point's business."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+        set_up()
+
+
+class FieldsFormatter(logging.Formatter):
+    """Appends a record's fields (``extra``) to its message as ``key=value``, in the order given; None is left out.
+    A value with spaces, quotes or ``=`` is written as a JSON string, so that a field never breaks its line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
+        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        return " ".join([super().formatMessage(record), *(f"{key}={_text(value)}" for key, value in fields.items())])
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -137,11 +137,14 @@ def load(
     root = Path(home).expanduser().absolute() if home else default_home(env)
     tree: dict[str, Any] = {}
     file = root / "rayplat.toml"
-    if file.exists():
-        try:
-            tree = tomllib.loads(file.read_text())
-        except tomllib.TOMLDecodeError as e:
-            raise InvalidInput(str(file), f"not valid TOML: {e}") from e
+    try:
+        tree = tomllib.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # no file: the defaults
+    except OSError as e:
+        raise InvalidInput("home", f"{file} cannot be read ({e.strerror}); choose another with --home") from e
+    except ValueError as e:
+        raise InvalidInput(str(file), f"not valid TOML: {e}") from e
     for key, value in env.items():
         parts = key.removeprefix("RAYPLAT_").lower().split("__")
         if key.startswith("RAYPLAT_") and len(parts) == 2:

@@ -180,7 +180,7 @@ class ModelSpec:
     """What a model expects and where its features come from; stored beside the weights in the bundle.
 
     ``entity`` is the join key that a request carries (``flight``), ``views`` are names of feature views in
-    lookup order mapped to their definition digest, ``ttl_s`` follows the views. ``outputs`` are FP32 [n].
+    lookup order mapped to their definition digest; how long a row counts is said there. ``outputs`` are FP32 [n].
     """
 
     model: str

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,8 +38,11 @@ def platform(home: Path | None, url: str | None) -> Platform:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """Errors of our tree end a command with one line and exit code 1; so does Ctrl-C."""
+def errors(home: Path | None = None) -> Iterator[None]:
+    """Every error ends a command with one line and exit code 1, and so does Ctrl-C.
+
+    One that is not of our tree is a defect: its traceback goes to ``<home>/logs/cli.log``.
+    """
     try:
         yield
     except RayplatError as e:
@@ -43,6 +51,28 @@ def errors() -> Iterator[None]:
     except KeyboardInterrupt as e:
         render.fail("interrupted; run the same command again to go on")
         raise typer.Exit(1) from e
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except Exception as e:
+        file = _keep_traceback(e, home)
+        render.fail(f"internal error: {type(e).__name__}: {e}; the traceback is in {file}")
+        raise typer.Exit(1) from e
+
+
+def _keep_traceback(error: Exception, home: Path | None) -> Path:
+    """Append it to the home's log; to a temporary file where there is no home or it cannot be written."""
+    from rayplat import settings
+
+    file = (home or settings.default_home()).expanduser() / "logs" / "cli.log"
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        out = file.open("a")
+    except OSError:
+        fd, name = tempfile.mkstemp(prefix="rayplat-cli-", suffix=".log")
+        out, file = os.fdopen(fd, "w"), Path(name)
+    with out:
+        out.write(f"{datetime.now(UTC).isoformat()} {sys.argv[1:3]}\n{''.join(traceback.format_exception(error))}\n")
+    return file
 
 
 def wait(what: str) -> Any:

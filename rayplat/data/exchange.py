@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def by_key(rows: Dataset, key: str, partitions: int) -> Dataset:
     """The same rows in at most ``partitions`` blocks; all rows of a key are in one block, in their order. Rows
-    without a key are in the first."""
+    without a key are in the first. Tasks of one CPU each: the caller has made sure that one fits."""
     import ray
 
     cut, join = ray.remote(num_cpus=1)(split), ray.remote(num_cpus=1)(_together)

@@ -16,12 +16,15 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, Datasource, ReadTask, WriteResult
 
 from rayplat.data.scan import NewFile, Scan, conform, delta_schema, remove_written, write_files
+from rayplat.resources import require_resources
 
 MAX_BLOCKS = 200
 
 
 def read(scan: Scan, columns: Sequence[str] | None, where: pc.Expression | None) -> ray.data.Dataset:
-    """A Dataset of the rows of ``scan``."""
+    """A Dataset of the rows of ``scan``. Raises `Unschedulable` where not even one task of a CPU fits: it would be
+    read by none."""
+    require_resources(f"reading {scan.uri}", [{"CPU": 1}])
     pruned = scan if where is None else scan.prune(where)
     blocks = max(1, min(len(pruned.files), MAX_BLOCKS))  # Ray Data would cut small files into dozens of tasks
     found: ray.data.Dataset = ray.data.read_datasource(_Source(pruned, columns, where), override_num_blocks=blocks)
@@ -29,7 +32,9 @@ def read(scan: Scan, columns: Sequence[str] | None, where: pc.Expression | None)
 
 
 def write(data: ray.data.Dataset, uri: str, schema: pa.Schema | None, partition_by: Sequence[str]) -> list[NewFile]:
-    """Write every block under ``uri`` on the worker that has it; the files in the order of the blocks."""
+    """Write every block under ``uri`` on the worker that has it; the files in the order of the blocks. Raises
+    `Unschedulable` where not even one task of a CPU fits."""
+    require_resources(f"writing {uri}", [{"CPU": 1}])
     sink = _Sink(uri, schema, tuple(partition_by))
     try:
         data.write_datasink(sink)

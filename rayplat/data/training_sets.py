@@ -22,6 +22,7 @@ from rayplat.data.features import FeatureService, FeatureView
 from rayplat.data.point_in_time import FeatureRows, Index, index, join
 from rayplat.data.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
+from rayplat.resources import require_resources
 from rayplat.types import TableVersion, TrainingSet, check_name
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def build(
     is this very set, nothing is written.
 
     ``pins`` maps feature views to versions of their tables (default: the latest). The label is int8 for a
-    truth value. Raises `NotFound` for a table that is not there (build the view first).
+    truth value. Raises `NotFound` for a table that is not there (build the view first), `Unschedulable` within 10 s
+    where not even one task of a CPU fits.
     """
     check_name("training set", name)
     if spine.key != service.entity.join_key:
@@ -68,6 +70,7 @@ def build(
         )
     source = tables.version(spine.table, spine.version)
     pinned = {view.name: tables.version(view.table, (pins or {}).get(view.name)) for view in service.views}
+    require_resources(f"building the training set {name!r}", [{"CPU": 1}])
     rows = _spine_rows(tables, source, spine)
     scans = {view: tables.scan(pinned[view.name]) for view in service.views}
     parts, contents = _joined(rows, scans, service.features)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayplat import logs
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.data.tables import Tables
 from rayplat.errors import AlreadyExists, InvalidInput
@@ -36,6 +37,7 @@ class Monitor:
     """Reports on the versions of models that answered requests."""
 
     def __init__(self, settings: Settings) -> None:
+        logs.set_up_in_actor()
         self._tables = Tables(settings.tables_uri)
         self._artifacts = ArtifactStore(settings.artifacts_root)
         self._rules = drift.DriftRules(min_rows=settings.monitor.min_rows)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rayplat import identity
+from rayplat import actors, identity
 from rayplat.errors import RayplatError, Unavailable
 from rayplat.registry.candidate import Candidate
 from rayplat.settings import Settings
@@ -30,7 +30,6 @@ from rayplat.types import (
     TokenInfo,
 )
 
-NAME, NAMESPACE = "rayplat-registry", "rayplat"
 _WHAT = "the registry"
 _CALL_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 120.0  # the first start on a database creates MLflow's tables
@@ -48,7 +47,7 @@ class RegistryClient:
         self._find, self._timeout_s = find, timeout_s
 
     @classmethod
-    def connect(cls, namespace: str = NAMESPACE, timeout_s: float = _CALL_TIMEOUT_S) -> RegistryClient:
+    def connect(cls, namespace: str = actors.NAMESPACE, timeout_s: float = _CALL_TIMEOUT_S) -> RegistryClient:
         """A client of the running registry. Raises `Unavailable` where there is none, or no cluster."""
         find = functools.partial(_find, namespace)
         return cls(find(), find, timeout_s)
@@ -56,27 +55,12 @@ class RegistryClient:
     @classmethod
     def start(cls, settings: Settings) -> RegistryClient:
         """Get or create the detached actor, and wait until it answers. Raises `Unavailable` with its reason."""
-        import ray
-
         from rayplat.registry.actor import RegistryActor
 
-        handle = (
-            ray.remote(RegistryActor)
-            .options(
-                name=NAME,
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                resources={"rayplat": 0.001},
-                max_restarts=-1,
-                max_task_retries=0,
-                max_concurrency=1000,
-            )
-            .remote(settings.database_url)
-        )
+        # Each host's long poll occupies one of the places.
+        handle = actors.start(actors.REGISTRY, RegistryActor, settings.database_url, max_concurrency=1000)
         cls(handle, timeout_s=_START_TIMEOUT_S).heartbeat()
-        return cls(handle, functools.partial(_find, NAMESPACE))
+        return cls(handle, functools.partial(_find, actors.NAMESPACE))
 
     # --- versions and aliases -------------------------------------------------------------------------
 
@@ -272,9 +256,9 @@ def _find(namespace: str) -> Any:
     if not ray.is_initialized():
         raise Unavailable(_WHAT, "this process is not connected to the cluster; 'rayplat up' starts one")
     try:
-        return ray.get_actor(NAME, namespace)
+        return ray.get_actor(actors.REGISTRY, namespace)
     except ValueError:
-        raise Unavailable(_WHAT, f"no actor {NAME!r} runs on the cluster; 'rayplat up' starts it") from None
+        raise Unavailable(_WHAT, f"no actor {actors.REGISTRY!r} runs on the cluster; 'rayplat up' starts it") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rayplat import actors
+from rayplat import actors, resources
 from rayplat.errors import InvalidName, NotFound, PartFailed, RayplatError, Unschedulable
 from rayplat.serve.routes import prefix
 from rayplat.settings import Settings
@@ -232,9 +232,11 @@ def _check_room(name: str, cpus: float) -> None:
         time.sleep(0.25)
     free = max((room.free for room in rooms), default=0.0)
     total = sum(room.total for room in rooms)
+    held = sorted(resources.holders().items(), key=lambda e: (-e[1], e[0]))[:5]
+    names = ", ".join(f"{who} ({n:g})" for who, n in held) or "running tasks"
     raise Unschedulable(
         f"the endpoint {name}",
-        f"a host reserves {cpus:g} CPU, at most {free:g} of {total:g} are free on one node; held by {_holders()}",
+        f"a host reserves {cpus:g} CPU, at most {free:g} of {total:g} are free on one node; held by {names}",
     )
 
 
@@ -248,28 +250,6 @@ def _rooms() -> list[_Room]:
         for node in ray.nodes()
         if node["Alive"]
     ]
-
-
-def _holders() -> str:
-    import ray
-    from ray.util.state import list_actors, list_placement_groups
-
-    # Without the address, the state API looks for a cluster on this machine by itself and may find another one.
-    here: dict[str, Any] = {"address": ray.get_runtime_context().gcs_address, "detail": True, "timeout": 3}
-    held: list[tuple[float, str]] = []
-    try:
-        for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000, **here):
-            cpus = (actor.required_resources or {}).get("CPU", 0)
-            if cpus and not actor.placement_group_id:
-                held.append((cpus, actor.name or actor.class_name))
-        for group in list_placement_groups(filters=[("state", "=", "CREATED")], **here):
-            cpus = sum((bundle.get("unit_resources") or {}).get("CPU", 0) for bundle in group.bundles or [])
-            held.append((cpus, f"placement group {group.name or group.placement_group_id[:8]}"))
-    except Exception as e:  # noqa: BLE001 - the state API only adds to a message
-        log.debug("the holders of CPUs are not known: %s", e)
-    if not held:
-        return "running tasks"
-    return ", ".join(f"{who} ({cpus:g})" for cpus, who in sorted(held, reverse=True)[:5])
 
 
 def _states() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rayplat import logs
 from rayplat.errors import AlreadyExists, InvalidInput
 from rayplat.serve import log_schema
 from rayplat.settings import Settings
@@ -55,6 +56,7 @@ class InferenceLogWriter:
     """A plain class; the platform starts it as a named actor. All methods run on the actor's event loop."""
 
     def __init__(self, settings: Settings, tables: Any = None) -> None:
+        logs.set_up_in_actor()
         if tables is None:
             from rayplat.data.tables import Tables
 

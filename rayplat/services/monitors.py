@@ -16,7 +16,8 @@ class Monitors(Noun):
 
     @route("GET", "/monitors/{model}/reports", Role.VIEWER)
     def list(self, model: str) -> tuple[DriftReport, ...]:
-        """Reports made so far, newest first."""
+        """Reports made so far, newest first. Raises NotFound for an unknown model."""
+        self._context.registry.versions(model)
         return tuple(_actor_call("reports", model))
 
     @route("POST", "/monitors/{model}/reports", Role.DEVELOPER)

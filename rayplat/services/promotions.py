@@ -13,7 +13,9 @@ class Promotions(Noun):
 
     @route("GET", "/promotions", Role.VIEWER)
     def list(self, model: str | None = None, state: PromotionState | None = None) -> tuple[Promotion, ...]:
-        """Promotions, newest first, of one model or in one state."""
+        """Promotions, newest first, of one model or in one state. Raises NotFound for an unknown model."""
+        if model is not None:
+            self._context.registry.versions(model)
         return tuple(self._context.registry.promotions(model, state))
 
     @route("GET", "/promotions/{promotion_id}", Role.VIEWER)

@@ -66,7 +66,7 @@ class Live:
         return Platform(self.url, token=self.token)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live() -> Iterator[Live]:
     with (
         tempfile.TemporaryDirectory(prefix="rp-e2e-", ignore_cleanup_errors=True) as folder,

@@ -36,7 +36,7 @@ def get(connection: Connection, promotion_id: str) -> Promotion:
     """One promotion with its approvals. Raises `NotFound`."""
     found = _select(connection, tables.promotion.c.promotion_id == promotion_id)
     if not found:
-        raise NotFound("promotion", promotion_id, "'rayplat promote list' shows the known ones")
+        raise NotFound("promotion", promotion_id, "'rayplat promotion list' shows the known ones")
     return found[0]
 
 

@@ -53,7 +53,7 @@ def revoke(tx: Tx, token_id: str, by: Principal) -> TokenInfo:
     same = token.c.token_id == token_id
     row = tx.connection.execute(sa.select(token).where(same)).first()
     if row is None:
-        raise NotFound("token", token_id, "'rayplat token list' shows the known ids")
+        raise NotFound("token", token_id, "'rayplat token ls' shows the known ids")
     if row.revoked_at is not None:
         return rows.token_info(row)
     others = sa.select(sa.func.count()).where(_valid(tx.at), token.c.role == Role.ADMIN.value, ~same)

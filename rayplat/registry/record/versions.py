@@ -13,6 +13,8 @@ from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import model_version
 from rayplat.types import ModelVersion, Principal, Role
 
+_LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
+
 
 def register(tx: Tx, candidate: Candidate, author: Principal) -> ModelVersion:
     """The version of ``candidate``, new or, for a digest this model already has, the one that exists."""
@@ -51,7 +53,8 @@ def listed(connection: Connection, model: str) -> list[ModelVersion]:
 def get(connection: Connection, model: str, version: int) -> ModelVersion:
     """One version. Raises `NotFound`, saying whether the model or the version is unknown."""
     wanted = (model_version.c.model == model) & (model_version.c.version == version)
-    row = connection.execute(sa.select(model_version).where(wanted)).first()
+    possible = 1 <= version <= _LAST_NUMBER
+    row = connection.execute(sa.select(model_version).where(wanted)).first() if possible else None
     if row is None:
         known = ", ".join(str(v.version) for v in listed(connection, model)[:5])
         raise NotFound("model version", f"{model}/{version}", f"the newest are {known}")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rayplat.errors import Unschedulable
-from rayplat.train.scaling import explain, require_resources
+from rayplat.resources import explain, require_resources
 
 
 def test_the_refusal_names_demand_free_and_holders():
