@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +14,17 @@ import pytest
 
 from rayplat import settings as settings_module
 from rayplat.platform import processes, ray_node
-from rayplat.platform.state import new_state, prepare_home
+from rayplat.platform.state import new_state, prepare_home, secret_file
 from rayplat.serve.flags import SERVE_ENV
 from rayplat.settings import Settings
 
 # Read by Ray, whylogs and MLflow when they are imported: so before any test imports them.
+_HOME = Path(tempfile.mkdtemp(prefix="rp-")) / "home"
+atexit.register(shutil.rmtree, _HOME.parent, ignore_errors=True)
+prepare_home(_HOME)
+secret_file(ray_node.token_file(_HOME), secrets.token_hex(32))
 os.environ.update(SERVE_ENV)
+os.environ.update(ray_node.auth_env(_HOME))
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP="1",  # this process calls handles from plain threads
@@ -38,23 +46,20 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def _head() -> Iterator[tuple[Path, str]]:
     """One local head for the whole session: 2 CPUs, the platform's resource and flags, a token of its own."""
-    with tempfile.TemporaryDirectory(prefix="rp-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder) / "home"
-        prepare_home(home)
-        settings = settings_module.load(
-            home,
-            environ={},
-            ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700},
-        )
-        mark = new_state().mark
-        try:
-            address, _ = ray_node.start_head(settings, mark)
-            yield home, address
-        finally:
-            import ray
+    settings = settings_module.load(
+        _HOME,
+        environ={},
+        ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700},
+    )
+    mark = new_state().mark
+    try:
+        address, _ = ray_node.start_head(settings, mark)
+        yield _HOME, address
+    finally:
+        import ray
 
-            ray.shutdown()
-            processes.end_marked(mark)
+        ray.shutdown()
+        processes.end_marked(mark)
 
 
 @pytest.fixture

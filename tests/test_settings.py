@@ -29,6 +29,24 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, environ: dict[str, st
         settings_module.load(tmp_path, environ=environ)
 
 
+def test_a_home_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may not search the folder gets this from `stat` and `open` alike; root may search all."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("stat", "open", "read_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(InvalidInput, match=r"home: .*cannot be read \(Permission denied\).*--home"):
+        settings_module.load(tmp_path, environ={})
+
+
+def test_a_home_that_is_not_there_has_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "none", tmp_path / "file" / "home"):
+        assert settings_module.load(home, environ={}).serve.http_port == 8000
+
+
 def test_every_setting_says_what_it_is_for() -> None:
     for group in settings_module.Settings.model_fields.values():
         for name, field in getattr(group.annotation, "model_fields", {}).items():

@@ -24,9 +24,7 @@ def client(home: Path | None) -> Any:
     root = settings_module.load(home).home
     current = state.require(root)
     if current.dashboard_url is None:
-        raise Unavailable(
-            _API, "this platform is attached to a cluster; use Ray's own job command with its address"
-        )
+        raise Unavailable(_API, "this platform is attached to a cluster; use Ray's own job command with its address")
     if current.ray_started:
         os.environ.update(ray_node.auth_env(root))
     from ray.job_submission import JobSubmissionClient

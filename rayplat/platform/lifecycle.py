@@ -287,13 +287,17 @@ def down(settings: Settings) -> int:
 def _take_off_cluster(settings: Settings, current: PlatformState) -> None:
     """Delete our applications, so that every answered request is in the log; on a cluster that is not ours, our
     actors too."""
-    import ray
+    try:
+        ray_node.connect(settings.home, str(current.ray_address), current.ray_started)
+    except PartFailed as e:
+        log.warning("the platform does not end in order: %s", e)
+        return
+    import ray  # only now: Ray reads its token when it is imported
 
     from rayplat.api import deployment
     from rayplat.serve import deploy, served
 
     try:
-        ray_node.connect(settings.home, str(current.ray_address), current.ray_started)
         hosts = [deploy.app_name(model, alias) for model, alias in served.remembered(settings.home)]
         deployment.remove([*hosts, *current.owns])
         if actors.INFERENCE_LOG in current.owns:
@@ -304,7 +308,7 @@ def _take_off_cluster(settings: Settings, current: PlatformState) -> None:
                 if actor is not None:
                     ray.kill(actor)
     except (RayplatError, ray.exceptions.RayError) as e:
-        log.warning("the platform did not end in order: %s", e)
+        log.warning("the platform does not end in order: %s", e)
 
 
 def _end(settings: Settings, current: PlatformState) -> int:

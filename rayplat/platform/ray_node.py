@@ -115,7 +115,8 @@ def start_head(settings: Settings, mark: str) -> tuple[str, str]:
 def connect(home: Path, address: str, own: bool = True) -> None:
     """Make this process a driver of the cluster (again and again is fine); `PartFailed` with the reason.
 
-    ``own`` false is a cluster that was attached to: the caller's environment says how it is entered.
+    ``own`` false is a cluster that was attached to: the caller's environment says how it is entered. Ray reads its
+    token when it is imported, so a process that has imported it before enters no second cluster.
     """
     if own and token_file(home).exists():
         os.environ.update(auth_env(home))

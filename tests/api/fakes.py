@@ -80,7 +80,7 @@ class FakeRegistry:
         return self._promotions[promotion_id]
 
     def promotions(self, model: str | None = None, state: PromotionState | None = None) -> list[Promotion]:
-        return [p for p in self._promotions.values() if state in (None, p.state)]
+        return [p for p in self._promotions.values() if model in (None, p.model) and state in (None, p.state)]
 
     def approve(self, promotion_id: str, principal: Principal, subject_digest: str | None = None) -> Promotion:
         found = self.promotion(promotion_id)

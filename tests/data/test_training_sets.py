@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +15,13 @@ import pytest
 from rayplat.data import training_sets
 from rayplat.data.build import build
 from rayplat.data.feature_store import FeatureStore
+from rayplat.data.features import FeatureService
 from rayplat.data.tables import Tables
 from rayplat.data.training_sets import Spine
-from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
+from rayplat.errors import InvalidInput, NotFound, SchemaMismatch, Unschedulable
+from rayplat.resources import require_resources
 from rayplat.settings import Settings
-from tests.data.declared import DELAYS, FLIGHT, ORIGIN, SERVICE, START, VIEWS, WEATHER, flights, weather
+from tests.data.declared import DELAYS, FLIGHT, ORIGIN, SCHEDULE, SERVICE, START, VIEWS, WEATHER, flights, weather
 
 SPINE = Spine("flights", "flight", "asked", "late")
 
@@ -27,6 +32,38 @@ def tables(settings: Settings, ray_cluster: str) -> Tables:
     made.create("flights", flights())
     made.create("weather", weather())
     return made
+
+
+class Hog:
+    def ready(self) -> bool:
+        return True
+
+
+@pytest.mark.ray
+def test_a_data_step_that_cannot_be_placed_is_refused(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.data
+
+    from rayplat.data import build as building
+    from rayplat.data import ray_io
+
+    build(tables, SCHEDULE)
+    service, rows = FeatureService("one", FLIGHT, (SCHEDULE,)), ray.data.from_arrow(flights())
+    for module in (building, training_sets, ray_io):
+        monkeypatch.setattr(module, "require_resources", partial(require_resources, timeout_s=1))
+    hog: Any = ray.remote(num_cpus=1.5)(Hog).options(name="hog").remote()
+    ray.get(hog.ready.remote())
+    steps: dict[str, Callable[[], Any]] = {
+        "building the feature view 'schedule'": lambda: build(tables, SCHEDULE),
+        "building the training set 'one'": lambda: training_sets.build(tables, "one", SPINE, service),
+        "reading .*/flights": lambda: tables.dataset("flights"),
+        "writing .*/flights": lambda: tables.append("flights", rows),
+    }
+    try:
+        for what, step in steps.items():
+            with pytest.raises(Unschedulable, match=rf"{what} .*needs 1 CPU and 0\.5 of 2 CPU.*hog \(1\.5 CPU\)"):
+                step()
+    finally:
+        ray.kill(hog)
 
 
 @pytest.mark.ray
