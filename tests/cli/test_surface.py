@@ -1,0 +1,70 @@
+"""What every command has, and that every command that a text names exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from rayplat.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+TEXTS = [*(ROOT / "rayplat").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+QUOTED = re.compile(r"`rayplat ([^`\n]+)`|'rayplat ([^'\n]+)'")
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if hasattr(command, "commands"):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+LEAVES = dict(leaves(get_command(app)))
+
+
+def options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_has_json_and_help(name: str) -> None:
+    assert "--json" in options(LEAVES[name])
+    assert LEAVES[name].help
+
+
+def problem(written: str) -> str | None:
+    """Why ``written`` (what follows `rayplat`) cannot be typed; None where it can."""
+    words = written.replace("\\|", "|").split()
+    command: Any = get_command(app)
+    while words and hasattr(command, "commands"):
+        chosen = words.pop(0).split("|")
+        if not re.fullmatch(r"[a-z][a-z-]*", chosen[0]):
+            return None
+        unknown = [name for name in chosen if name not in command.commands]
+        if unknown:
+            return f"no command {', '.join(unknown)}"
+        command = command.commands[chosen[0]]
+    missing = {w for w in re.findall(r"--[a-z-]+", " ".join(words)) if w != "--help"} - options(command)
+    return f"no option {', '.join(sorted(missing))}" if missing else None
+
+
+def test_every_command_that_is_named_somewhere_exists() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}: `rayplat {written}`: {reason}"
+        for file in TEXTS
+        for match in QUOTED.finditer(file.read_text())
+        for written in [match[1] or match[2]]
+        if (reason := problem(written))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("wrong", ["token list", "promote-it", "serve create m --alias champion", "nope list"])
+def test_what_does_not_exist_is_noticed(wrong: str) -> None:
+    assert problem(wrong)
