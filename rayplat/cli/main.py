@@ -113,7 +113,7 @@ def demo(
 @app.command()
 def predict(
     model: str,
-    keys: Annotated[list[str], typer.Argument(help="Entity keys, for example UA1545-2013-11-01T10.")],
+    keys: Annotated[list[str], typer.Argument(help="Entity keys, for example AA301-2013-11-04T11.")],
     at: Annotated[datetime | None, typer.Option(help="The request's moment, UTC (default: now).")] = None,
     alias: Annotated[str | None, typer.Option(help="Another alias than the default one.")] = None,
     home: Home = None,

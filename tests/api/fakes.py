@@ -54,7 +54,6 @@ class FakeRegistry:
         return self._heads[-1:]
 
     def alias(self, model: str, alias: str) -> AliasHead:
-        check_alias(alias)
         for head in self.aliases(model):
             if head.alias == alias:
                 return head

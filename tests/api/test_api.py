@@ -94,7 +94,7 @@ def test_a_large_body_is_refused_before_it_is_read(served: Served) -> None:
         ("/models/m/versions/9", 404),
         ("/models/m/versions/many", 422),
         ("/models/m/aliases/nope", 404),
-        ("/models/m/aliases/v2", 422),
+        ("/models/m/aliases/v2", 404),
         ("/tables/nope", 404),
         ("/tables/..%2F..%2Fetc", 404),
         ("/runs/nope", 404),

@@ -95,7 +95,8 @@ def test_predict_with_the_command_line(live: Live) -> None:
     [
         (("table", "get", "nope"), "table 'nope'"),
         (("model", "versions", "nope"), "'nope'"),
-        (("alias", MODEL, "v2"), "shadow a version"),
+        (("promote", MODEL, "1", "v2"), "shadow a version"),
+        (("alias", MODEL, "v2"), "v2"),
         (("predict", MODEL, "NO-SUCH-FLIGHT"), "NO-SUCH-FLIGHT"),
         (("predict", "nope", "x"), "nope"),
         (("job", "submit", "no/such/program.py"), "no/such/program.py"),

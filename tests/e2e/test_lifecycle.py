@@ -18,8 +18,10 @@ pytestmark = pytest.mark.e2e
 def broken() -> Iterator[Rayplat]:
     """A platform whose database cannot be opened."""
     with tempfile.TemporaryDirectory(prefix="rp-e2e-") as folder:
-        url = f"sqlite:///{folder}/no/such/folder/db.sqlite"
-        yield Rayplat(Path(folder) / "home", {"RAYPLAT_REGISTRY__DATABASE_URL": url})
+        url = f"sqlite:///{folder}"  # a folder is no database
+        rayplat = Rayplat(Path(folder) / "home", {"RAYPLAT_REGISTRY__DATABASE_URL": url})
+        yield rayplat
+        processes.end(processes.of_home(rayplat.home))
 
 
 def test_a_part_that_fails_is_named_and_the_rest_is_stopped(broken: Rayplat) -> None:
