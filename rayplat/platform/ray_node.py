@@ -57,14 +57,13 @@ def node_env(home: Path, mark: str) -> dict[str, str]:
 
 
 def _serve_ports() -> dict[str, str]:
-    """Free ports for what HAProxy binds besides the HTTP port."""
-    chosen: dict[str, str] = {}
+    """Free ports for what HAProxy binds besides the HTTP port. They are bound only when Serve starts, which may be
+    much later: so they are drawn at random, lest the next platform on this machine chooses the same."""
+    first = 20_000 + 10 * secrets.randbelow(900)
     taken: set[int] = set()
-    for name, wanted in flags.USUAL_PORTS.items():
-        port = processes.free_port(wanted, taken)
-        taken.add(port)
-        chosen[name] = str(port)
-    return chosen
+    for _ in flags.PORTS:
+        taken.add(processes.free_port(first, taken))
+    return {name: str(port) for name, port in zip(flags.PORTS, sorted(taken), strict=True)}
 
 
 def temp_dir(home: Path) -> Path:

@@ -22,13 +22,13 @@ REASONS: Mapping[str, str] = {name: reason for name, (_, reason) in _FLAGS.items
 # Without these two, routing by longest prefix and the one-hop path do not exist: a cluster must have them.
 REQUIRED: tuple[str, ...] = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
-# Ports that HAProxy and Serve bind besides the HTTP port, with Ray's usual values: a second platform on the same
-# machine needs others.
-USUAL_PORTS: Mapping[str, int] = {
-    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
-    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
-}
+# Ports that HAProxy and Serve bind besides the HTTP port: fixed numbers by default, so that a second platform on the
+# same machine would not start.
+PORTS: tuple[str, ...] = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+)
 
 
 def missing(environ: Mapping[str, str]) -> list[str]:
