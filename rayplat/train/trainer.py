@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from rayplat.artifacts.bundle import LoadedModel, write_bundle
 from rayplat.errors import PartFailed, RayplatError
+from rayplat.resources import require_resources
 from rayplat.train import evaluation, plots, tuner, worker
 from rayplat.train.plan import TrainPlan
 from rayplat.train.preparation import Prepared, prepare
-from rayplat.train.scaling import require_resources
 from rayplat.train.tabular import NetParams, build_net, export
 from rayplat.types import ModelSpec
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rayplat.errors import RayplatError, Unavailable
+from rayplat.resources import require_resources
 from rayplat.train.plan import TrainPlan
 from rayplat.train.preparation import Prepared
-from rayplat.train.scaling import require_resources
 from rayplat.train.tabular import NetParams
 
 TRIAL_CPUS = 0.75
