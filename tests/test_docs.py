@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
 from rayplat.cli.main import app
@@ -27,6 +29,22 @@ def test_the_readme_shows_no_command_that_does_not_exist() -> None:
     readme = (ROOT / "README.md").read_text()
     for name in re.findall(r"^rayplat (\w+)", readme, re.MULTILINE):
         assert name in commands()
+
+
+def shown_commands() -> list[list[str]]:
+    """Every `rayplat` line in the README's shell blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("rayplat ")]
+
+
+@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
+def test_a_command_of_the_readme_can_be_parsed(words: list[str]) -> None:
+    command, name = get_command(app), "rayplat"
+    while hasattr(command, "commands"):
+        name, words = words[0], words[1:]
+        command = command.commands[name]
+    command.make_context(name, words)  # raises UsageError for what the command does not take
 
 
 def test_make_targets() -> None:

@@ -7,6 +7,7 @@ import json
 import types
 import typing
 from collections.abc import Callable
+from enum import EnumType
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,7 +89,8 @@ def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
     required = parameter.default is parameter.empty
     if kind is list:
         return Annotated[list[str], typer.Argument()] if required else Annotated[list[str] | None, typer.Option()]
-    if parameter.name in verb.route.path_params or (required and kind in (str, int)):
+    named = parameter.name == "reason" or isinstance(parameter.annotation, EnumType)
+    if parameter.name in verb.route.path_params or (required and kind in (str, int) and not named):
         return Annotated[kind, typer.Argument()]
     if kind is dict:
         help_text = "JSON, or @file with JSON"

@@ -230,12 +230,11 @@ def _tables(result: dict[str, Any], file: Path) -> list[Any]:
             f"monitor, version {drift['version']}",
             f"{drift['verdict']}; live {auc}" + (f"; drifted most: {top}" if top else ""),
         )
-    seconds = Table(title="Seconds", box=None, show_header=False, title_justify="left", title_style="bold")
-    seconds.add_row(*(step["step"].replace("_", " ") for step in result["steps"]), "all", style="dim")
-    seconds.add_row(*(f"{step['seconds']:.0f}" for step in result["steps"]), f"{result['seconds']:.0f}")
+    steps = ", ".join(f"{step['step'].replace('_', ' ')} {step['seconds']:.0f}" for step in result["steps"])
+    what.add_row("seconds", f"{result['seconds']:.0f}: {steps}")
     where = Table(title="Where to look", box=None, show_header=False, title_justify="left", title_style="bold")
     where.add_column(style="bold")
     where.add_column(overflow="fold")
     for name, address in {**result["addresses"], "this report": str(file)}.items():
         where.add_row(name.replace("_", " "), address)
-    return [what, "", seconds, "", where, "\nThe platform stays up; `rayplat down` stops it."]
+    return [what, "", where, "\nThe platform stays up; `rayplat down` stops it."]
