@@ -82,6 +82,7 @@ def remove(names: Collection[str], timeout_s: float = 20) -> None:
     """Delete applications and wait until they are gone: hosts answer what they have begun and hand in their log."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ours = [name for name, _, _ in applications() if name in names]
     for name in ours:
         serve.delete(name, _blocking=False)

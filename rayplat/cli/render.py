@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rayplat.monitor.report import render as drift_table
 from rayplat.types import DriftReport
@@ -29,11 +30,11 @@ def show(result: Any, as_json: bool) -> None:
     elif result is None:
         OUT.print("[green]done[/green]")
     elif isinstance(result, dict):
-        OUT.print(_pairs(result))
+        OUT.print(_pairs(result), soft_wrap=True)
     elif isinstance(result, DriftReport):
         OUT.print(drift_table(result))
     elif dataclasses.is_dataclass(result):
-        OUT.print(_pairs(_fields(result)))
+        OUT.print(_pairs(_fields(result)), soft_wrap=True)
     elif isinstance(result, Sequence) and result and all(isinstance(r, DriftReport) for r in result):
         OUT.print(*(drift_table(r) for r in result), sep="\n\n")
     elif isinstance(result, Sequence) and not isinstance(result, str):
@@ -49,7 +50,7 @@ def fail(message: str) -> None:
 
 
 def _rows(items: Sequence[Any]) -> Table:
-    records = [i if isinstance(i, dict) else _fields(i) if dataclasses.is_dataclass(i) else {"name": i} for i in items]
+    records = [_flat(i) if isinstance(i, dict) or dataclasses.is_dataclass(i) else {"name": i} for i in items]
     table = Table(box=None, header_style="bold", pad_edge=False)
     names = list(dict.fromkeys(n for r in records for n in r))
     for name in names:
@@ -59,13 +60,25 @@ def _rows(items: Sequence[Any]) -> Table:
     return table
 
 
-def _pairs(record: dict[str, Any]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in record.items():
-        table.add_row(name.replace("_", " "), _text(value, _LONG * 4))
-    return table
+def _flat(item: Any) -> dict[str, Any]:
+    """What fits into a row: plain values, those of a nested value too; `--json` has the rest."""
+    own = item if isinstance(item, dict) else _fields(item)
+    flat = {name: value for name, value in own.items() if not _is_nested(value)}
+    for value in own.values():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            flat = {n: v for n, v in _fields(value).items() if not _is_nested(v) and n != "uri"} | flat
+    return flat or {name: _text(value) for name, value in own.items()}
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list | tuple) or dataclasses.is_dataclass(value)
+
+
+def _pairs(record: dict[str, Any]) -> Text:
+    """One line for each value, never broken: a secret or a path can be copied."""
+    width = max((len(name) for name in record), default=0)
+    lines = [f"[bold]{name.replace('_', ' '):<{width}}[/bold]  {_text(value, 2000)}" for name, value in record.items()]
+    return Text.from_markup("\n".join(lines))
 
 
 def _fields(value: Any) -> dict[str, Any]:

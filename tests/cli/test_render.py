@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rayplat.cli import render
+from rayplat.services.tokens import NewToken
+from rayplat.types import Column, Endpoint, Role, TableInfo, TableVersion, TokenInfo
+from tests.api.fakes import NOW
+
+SECRET = "rpt_" + "a" * 12 + "_" + "b" * 64
+TOKEN = NewToken(TokenInfo("t1", "ada", Role.VIEWER, NOW, "owner"), SECRET)
+TABLE = TableInfo("flights", (Column("carrier", "string"),), TableVersion("flights", "/x", "id", 3, "m", "s", 336_776))
+ENDPOINT = Endpoint("m", "champion", "/v2/models/m", "http://h/v2/models/m", 2, 5, "running", {"r": 5})
+
+
+def test_a_secret_is_never_broken_over_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show(TOKEN, as_json=False)
+    assert SECRET in capsys.readouterr().out
+
+
+def test_rows_show_plain_values_and_those_of_a_nested_value(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show((TABLE,), as_json=False)
+    out = capsys.readouterr().out
+    assert "flights" in out
+    assert "336776" in out
+    render.show((ENDPOINT,), as_json=False)
+    assert "champion" in capsys.readouterr().out
+
+
+def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show((ENDPOINT,), as_json=True)
+    assert json.loads(capsys.readouterr().out)[0]["replicas"] == {"r": 5}
+
+
+def test_markup_in_values_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    render.show({"name": "[red]x[/red]"}, as_json=False)
+    assert "[red]x[/red]" in capsys.readouterr().out
