@@ -35,7 +35,8 @@ class FieldsFormatter(logging.Formatter):
     A value with spaces, quotes or ``=`` is written as a JSON string, so that a field never breaks its line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
-        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        fields = {key: value for key, value in given.items() if not key.startswith("_")}  # Ray adds some of its own
         return " ".join([super().formatMessage(record), *(f"{key}={_text(value)}" for key, value in fields.items())])
 
 

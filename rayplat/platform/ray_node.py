@@ -107,7 +107,7 @@ def start_head(settings: Settings, mark: str) -> tuple[str, str]:
         except subprocess.TimeoutExpired as e:
             raise PartFailed("the Ray head", f"it gave no answer for 120 s; see {log}") from e
     if done.returncode != 0:
-        raise PartFailed("the Ray head", f"{processes.tail(log)} (see {log})")
+        raise PartFailed("the Ray head", f"{processes.tail(log, 1)} (see {log})")
     return f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
 
 

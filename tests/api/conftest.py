@@ -15,7 +15,7 @@ from rayplat import identity
 from rayplat import settings as settings_module
 from rayplat.api.app import Backend, build
 from rayplat.data.tables import Tables
-from rayplat.platform.processes import free_port, wait_until
+from rayplat.platform.processes import wait_until
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, Role
 from tests.api.fakes import FakeRegistry, FakeTracking
@@ -53,11 +53,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         Principal("admin-person", Role.ADMIN),
     )
     app = build(Backend(context, known.get))
-    port = free_port(18_000)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert wait_until(lambda: server.started, 10)
+    port = server.servers[0].sockets[0].getsockname()[1]
     yield Served(f"http://127.0.0.1:{port}", secrets, context, app)
     server.should_exit = True
     thread.join(10)
