@@ -29,13 +29,20 @@ class Row:
     command: str
 
 
-def row(metric: str, value: float | None, unit: str, target: str | None, command: str) -> Row:
+def row(
+    metric: str,
+    value: float | None,
+    unit: str,
+    target: str | None,
+    command: str,
+    peers: dict[str, float] | None = None,
+) -> Row:
     """A row that judges itself."""
     holds = None
     if target is not None:
         relation, _, limit = target.partition(" ")
         holds = value is not None and bool(_RELATIONS[relation](value, float(limit)))
-    return Row(metric, None if value is None else round(value, 4), unit, target, holds, None, command)
+    return Row(metric, None if value is None else round(value, 4), unit, target, holds, peers, command)
 
 
 def demo_rows(

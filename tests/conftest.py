@@ -17,6 +17,7 @@ from rayplat.platform import processes, ray_node
 from rayplat.platform.state import new_state, prepare_home, secret_file
 from rayplat.serve.flags import SERVE_ENV
 from rayplat.settings import Settings
+from tests.servers import S3, postgres_server, redis_server, s3_server
 
 # Read by Ray, whylogs and MLflow when they are imported: so before any test imports them.
 _HOME = Path(tempfile.mkdtemp(prefix="rp-")) / "home"
@@ -68,3 +69,24 @@ def ray_cluster(_head: tuple[Path, str]) -> str:
     home, address = _head
     ray_node.connect(home, address)
     return address
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis server of this session."""
+    with redis_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """An empty PostgreSQL database of this session."""
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A bucket on an S3 server of this session."""
+    with s3_server() as found:
+        yield found

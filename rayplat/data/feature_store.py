@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayplat.data.features import Entity, FeatureService, FeatureView
-from rayplat.data.materialize import advance
 from rayplat.data.online import OnlineFeatures
-from rayplat.data.online_database import OnlineDatabase
+from rayplat.data.online.materialize import advance
+from rayplat.data.online.sqlite import OnlineDatabase
 from rayplat.errors import NotFound
 from rayplat.settings import Settings
 from rayplat.types import FeatureViewInfo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rayplat.data.tables import Tables
 
 PROJECT = "rayplat"
-_ONLINE_STORE = "rayplat.data.feast_online_store.NewestSqliteOnlineStore"
+_ONLINE_STORE = "rayplat.data.feast.online_store.NewestSqliteOnlineStore"
 
 
 class FeatureStore:
@@ -120,7 +120,7 @@ def _feast_view(view: FeatureView, entity: feast.Entity, tables_uri: str) -> fea
     import feast
     from feast.data_format import DeltaFormat
 
-    from rayplat.data.feast_online_store import DECLARATION_TAG, DIGEST_TAG
+    from rayplat.data.feast.online_store import DECLARATION_TAG, DIGEST_TAG
 
     source = feast.FileSource(
         name=view.table,
@@ -143,7 +143,7 @@ def _feast_view(view: FeatureView, entity: feast.Entity, tables_uri: str) -> fea
 def _feast_service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:
     import feast
 
-    from rayplat.data.feast_online_store import DECLARATION_TAG, DIGEST_TAG
+    from rayplat.data.feast.online_store import DECLARATION_TAG, DIGEST_TAG
 
     tags = {DIGEST_TAG: service.digest(), DECLARATION_TAG: json.dumps(service.to_dict())}
     return feast.FeatureService(name=service.name, features=[views[v.name] for v in service.views], tags=tags)

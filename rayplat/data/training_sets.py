@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from rayplat.data.features import FeatureService, FeatureView
 from rayplat.data.point_in_time import FeatureRows, Index, index, join
-from rayplat.data.scan import Scan
+from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
 from rayplat.resources import require_resources
 from rayplat.types import TableVersion, TrainingSet, check_name

@@ -20,8 +20,8 @@ from rayplat.artifacts.bundle import load_bundle
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.client import Platform
 from rayplat.data import training_sets
-from rayplat.data.build import build
 from rayplat.data.features import FeatureService
+from rayplat.data.features.build import build
 from rayplat.demo import flights
 from rayplat.demo.replay import Ask, Replay, ReplayReport
 from rayplat.errors import NotFound

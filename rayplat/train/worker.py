@@ -19,7 +19,7 @@ from rayplat.train.tabular import Rows, build_net, encode
 if TYPE_CHECKING:
     from pyarrow.compute import Expression
 
-    from rayplat.data.scan import Scan
+    from rayplat.data.tables.scan import Scan
 
 BLOCK_ROWS = 16_384
 WEIGHTS = "weights.pt"

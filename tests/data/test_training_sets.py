@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 
 from rayplat.data import training_sets
-from rayplat.data.build import build
 from rayplat.data.feature_store import FeatureStore
 from rayplat.data.features import FeatureService
+from rayplat.data.features.build import build
 from rayplat.data.tables import Tables
 from rayplat.data.training_sets import Spine
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch, Unschedulable
@@ -43,8 +43,8 @@ class Hog:
 def test_a_data_step_that_cannot_be_placed_is_refused(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.data
 
-    from rayplat.data import build as building
-    from rayplat.data import ray_io
+    from rayplat.data.features import build as building
+    from rayplat.data.tables import ray_io
 
     build(tables, SCHEDULE)
     service, rows = FeatureService("one", FLIGHT, (SCHEDULE,)), ray.data.from_arrow(flights())

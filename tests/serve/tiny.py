@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.data.features import Entity, FeatureView, Field
-from rayplat.data.online_database import Definition, OnlineDatabase
+from rayplat.data.online.sqlite import Definition, OnlineDatabase
 from rayplat.settings import Settings
 from rayplat.types import FeatureSpec, ModelSpec
 

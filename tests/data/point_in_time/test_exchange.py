@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from rayplat.data.exchange import split
+from rayplat.data.point_in_time.exchange import split
 
 
 def test_a_key_goes_to_one_place_whatever_block_it_is_in() -> None:

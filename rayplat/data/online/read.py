@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayplat.data.features import FeatureView
-from rayplat.data.online_database import OnlineDatabase
+from rayplat.data.online.sqlite import OnlineDatabase
 from rayplat.errors import Conflict, InvalidInput
 from rayplat.settings import Settings
 

@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayplat.data import build
 from rayplat.data.feature_store import FeatureStore
-from rayplat.data.features import FeatureView
+from rayplat.data.features import FeatureView, build
 from rayplat.data.online import OnlineFeatures
-from rayplat.data.online_database import Definition, OnlineDatabase
+from rayplat.data.online.sqlite import Definition, OnlineDatabase
 from rayplat.data.tables import Tables
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.settings import Settings

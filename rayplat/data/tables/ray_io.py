@@ -15,7 +15,7 @@ import ray.data
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, Datasource, ReadTask, WriteResult
 
-from rayplat.data.scan import NewFile, Scan, conform, delta_schema, remove_written, write_files
+from rayplat.data.tables.scan import NewFile, Scan, conform, delta_schema, remove_written, write_files
 from rayplat.resources import require_resources
 
 MAX_BLOCKS = 200

@@ -18,7 +18,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import PrimitiveFeastType
 
-from rayplat.data.online_database import Definition, OnlineDatabase
+from rayplat.data.online.sqlite import Definition, OnlineDatabase
 
 DIGEST_TAG = "rayplat.digest"
 DECLARATION_TAG = "rayplat.declaration"
@@ -38,8 +38,8 @@ _VALUES: dict[Any, str] = {
 class NewestSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """``path`` is the database file."""
 
-    type: Literal["rayplat.data.feast_online_store.NewestSqliteOnlineStore"] = (
-        "rayplat.data.feast_online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]
+    type: Literal["rayplat.data.feast.online_store.NewestSqliteOnlineStore"] = (
+        "rayplat.data.feast.online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]
     )
 
 

@@ -21,7 +21,7 @@ from rayplat.errors import Conflict
 
 if TYPE_CHECKING:
     from rayplat.data.features import FeatureView
-    from rayplat.data.online_database import OnlineDatabase, Row
+    from rayplat.data.online.sqlite import OnlineDatabase, Row
     from rayplat.data.tables import Tables
 
 log = logging.getLogger(__name__)

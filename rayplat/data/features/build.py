@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.data.exchange import by_key
 from rayplat.data.features import FeatureView
 from rayplat.data.point_in_time import micros
+from rayplat.data.point_in_time.exchange import by_key
 from rayplat.data.windows import change_points
 from rayplat.resources import require_resources
 from rayplat.types import TableVersion

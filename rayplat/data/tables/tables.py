@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from rayplat.data.scan import (
+from rayplat.data.tables.scan import (
     File,
     NewFile,
     Scan,
@@ -127,7 +127,7 @@ class Tables:
         where: pc.Expression | None = None,
     ) -> Dataset:
         """The same as a Ray Dataset; files that ``where`` rules out are not read."""
-        from rayplat.data import ray_io
+        from rayplat.data.tables import ray_io
 
         return ray_io.read(self.scan(table, version), columns, where)
 
@@ -270,7 +270,7 @@ class Tables:
         if isinstance(data, pa.Table):
             rows = conform(data, schema if schema is not None else delta_schema(data.schema))
             return write_files(self._uri(name), rows, partition_by) if rows.num_rows else []
-        from rayplat.data import ray_io
+        from rayplat.data.tables import ray_io
 
         return ray_io.write(data, self._uri(name), schema, partition_by)
 

@@ -1,0 +1,1 @@
+"""What plugs into Feast by dotted path. Imports Feast, which takes ten seconds."""
