@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= $(HOME)/.rayplat
 
-.PHONY: demo test check bench bench-demo bench-test clean install install-dev
+.PHONY: demo test check bench bench-demo bench-test bench-data clean install install-dev
 
 demo: install
 	$(BIN)/rayplat demo --home "$(HOME_DIR)"
@@ -19,13 +19,16 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-demo bench-test
+bench: bench-demo bench-test bench-data
 
 bench-demo: install-dev
 	$(BIN)/python benchmarks/demo.py
 
 bench-test: install-dev
 	$(BIN)/python benchmarks/suite.py
+
+bench-data: install-dev
+	$(BIN)/python -m benchmarks.data
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
