@@ -41,6 +41,12 @@ class RegistrySettings(_Group):
     """The registry's record, in the same database as MLflow's."""
 
     database_url: str | None = Field(None, description="SQLAlchemy URL; None is SQLite in the home.")
+    max_parity_mismatch: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Largest share of logged feature vectors that may differ offline; None: no parity gate.",
+    )
 
 
 class DataSettings(_Group):

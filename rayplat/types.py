@@ -227,15 +227,56 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class FeatureParity:
+    """How far one feature's logged online values are from the point-in-time join at the same moments.
+
+    ``examples`` hold ``key``, ``at``, ``online``, ``offline`` of the first mismatches."""
+
+    feature: str
+    compared: int
+    mismatches: int
+    examples: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Logged online feature vectors replayed through the point-in-time join at their log times. ``vectors`` is the
+    number of logged rows, ``mismatched`` how many of them differ in at least one feature beyond ``tolerance``
+    (relative); ``pins`` are the table versions they were compared with."""
+
+    model: str
+    version: int
+    vectors: int
+    mismatched: int
+    tolerance: float
+    features: tuple[FeatureParity, ...]
+    pins: tuple[TableVersion, ...]
+
+    @property
+    def mismatch_rate(self) -> float:
+        return self.mismatched / self.vectors if self.vectors else 0.0
+
+
+@dataclass(frozen=True)
+class ParityEvidence:
+    """The part of a `ParityReport` that a gate decides on."""
+
+    vectors: int
+    mismatched: int
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What an evaluation saw. ``dataset`` is the digest of the pinned holdout; metrics of candidate and of the
-    version the alias pointed at (``baseline_version`` None: the alias did not exist)."""
+    version the alias pointed at (``baseline_version`` None: the alias did not exist); ``parity`` of the features
+    between online and offline, where the policy asks for it."""
 
     dataset: str
     rows: int
     candidate: dict[str, float]
     baseline_version: int | None = None
     baseline: dict[str, float] | None = None
+    parity: ParityEvidence | None = None
 
 
 @dataclass(frozen=True)

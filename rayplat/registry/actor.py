@@ -205,6 +205,6 @@ class Registry:
 class RegistryActor(Registry):
     """What runs as the actor: the registry in a process of its own, which sets up its log."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, policy: GatePolicy | None = None) -> None:
         logs.set_up()
-        super().__init__(database_url)
+        super().__init__(database_url, policy)

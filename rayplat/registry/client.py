@@ -16,6 +16,7 @@ from typing import Any
 from rayplat import actors, identity
 from rayplat.errors import RayplatError, Unavailable
 from rayplat.registry.candidate import Candidate
+from rayplat.registry.gates import GatePolicy
 from rayplat.settings import Settings
 from rayplat.types import (
     AliasHead,
@@ -58,7 +59,8 @@ class RegistryClient:
         from rayplat.registry.actor import RegistryActor
 
         # Each host's long poll occupies one of the places.
-        handle = actors.start(actors.REGISTRY, RegistryActor, settings.database_url, max_concurrency=1000)
+        policy = GatePolicy(max_parity_mismatch=settings.registry.max_parity_mismatch)
+        handle = actors.start(actors.REGISTRY, RegistryActor, settings.database_url, policy, max_concurrency=1000)
         cls(handle, timeout_s=_START_TIMEOUT_S).heartbeat()
         return cls(handle, functools.partial(_find, actors.NAMESPACE))
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from rayplat.types import Evidence, GateResult, Verdict
+from rayplat.types import Evidence, GateResult, ParityEvidence, Verdict
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -21,6 +21,8 @@ class GatePolicy:
     """What a candidate must reach. ``metric`` is one where more is better; ``min_gain`` is absolute, on that metric.
 
     ``ceiling`` guards against the future leaking into the features: a figure above it is not believed.
+    ``max_parity_mismatch`` is the largest share of logged feature vectors that may differ from the point-in-time join;
+    None does not ask for parity. ``min_parity_vectors`` must have been compared.
     """
 
     metric: str = "auc"
@@ -28,19 +30,24 @@ class GatePolicy:
     ceiling: float = 0.8
     min_rows: int = 1000
     min_gain: float = 0.0
+    max_parity_mismatch: float | None = None
+    min_parity_vectors: int = 100
 
 
 def decide(policy: GatePolicy, evidence: Evidence | None, champion: int | None) -> tuple[GateResult, ...]:
     """The verdict of every gate. ``champion`` is the version the alias points at now, None where it does not exist."""
     if evidence is None:
         return (GateResult("evidence", Verdict.FAIL, "no evidence was given: evaluate the version first"),)
-    return (
+    results = [
         _dataset(evidence),
         _rows(policy, evidence),
         _floor(policy, evidence),
         _ceiling(policy, evidence),
         _champion(policy, evidence, champion),
-    )
+    ]
+    if policy.max_parity_mismatch is not None:
+        results.append(_parity(policy.max_parity_mismatch, policy.min_parity_vectors, evidence.parity))
+    return tuple(results)
 
 
 def passed(results: tuple[GateResult, ...]) -> bool:
@@ -79,6 +86,20 @@ def _ceiling(policy: GatePolicy, evidence: Evidence) -> GateResult:
         reason = f"{policy.metric} {value:.4f} is above {policy.ceiling}: suspected leakage of the future into features"
         return _result("leak ceiling", False, reason)
     return _result("leak ceiling", True, f"{policy.metric} {value:.4f} is not above {policy.ceiling}")
+
+
+def _parity(most: float, least_vectors: int, parity: ParityEvidence | None) -> GateResult:
+    gate = "feature parity"
+    if parity is None:
+        return _result(gate, False, "no parity was measured: run `rayplat features parity` and hand its result in")
+    counts = (parity.vectors, parity.mismatched)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or counts[1] > counts[0]:
+        return _result(gate, False, f"{parity.mismatched!r} of {parity.vectors!r} vectors is no count")
+    if parity.vectors < max(1, least_vectors):
+        return _result(gate, False, f"{parity.vectors} vectors compared, at least {max(1, least_vectors)} are needed")
+    rate = parity.mismatched / parity.vectors
+    reason = f"{parity.mismatched} of {parity.vectors} feature vectors differ ({rate:.4%}), at most {most:.4%} may"
+    return _result(gate, rate <= most, reason)
 
 
 def _champion(policy: GatePolicy, evidence: Evidence, champion: int | None) -> GateResult:

@@ -8,7 +8,7 @@ import pytest
 
 from rayplat.registry import gates
 from rayplat.registry.gates import GatePolicy
-from rayplat.types import Evidence, Verdict
+from rayplat.types import Evidence, ParityEvidence, Verdict
 
 POLICY = GatePolicy()
 GOOD = Evidence("sha256:" + "d" * 64, 50_000, {"auc": 0.72}, 1, {"auc": 0.69})
@@ -76,3 +76,28 @@ def test_too_few_rows_fail(rows: Any) -> None:
 @pytest.mark.parametrize("dataset", ["", "holdout", None, "sha256:123"])
 def test_a_data_set_that_is_not_pinned_fails(dataset: Any) -> None:
     assert set(failed(replace(GOOD, dataset=dataset))) == {"pinned dataset"}
+
+
+@pytest.mark.parametrize(
+    ("parity", "said"),
+    [
+        (None, "no parity was measured"),
+        (ParityEvidence(99, 0), "at least 100 are needed"),
+        (ParityEvidence(1000, 2), "differ"),
+        (ParityEvidence(1000, 1001), "is no count"),
+        (ParityEvidence(1000, -1), "is no count"),
+        (ParityEvidence(True, 0), "is no count"),
+    ],
+)
+def test_a_policy_that_asks_for_parity_is_closed_without_it(parity: ParityEvidence | None, said: str) -> None:
+    policy = replace(POLICY, max_parity_mismatch=0.001)
+    assert said in failed(replace(GOOD, parity=parity), policy=policy)["feature parity"]
+    assert failed(replace(GOOD, parity=parity)) == {}  # not asked for
+
+
+def test_parity_within_the_policy_passes() -> None:
+    policy = replace(POLICY, max_parity_mismatch=0.001)
+    assert failed(replace(GOOD, parity=ParityEvidence(1000, 1)), policy=policy) == {}
+    exact = replace(POLICY, max_parity_mismatch=0.0)
+    assert failed(replace(GOOD, parity=ParityEvidence(1000, 0)), policy=exact) == {}
+    assert "feature parity" in failed(replace(GOOD, parity=ParityEvidence(1000, 1)), policy=exact)

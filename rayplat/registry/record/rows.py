@@ -16,6 +16,7 @@ from rayplat.types import (
     Evidence,
     GateResult,
     ModelVersion,
+    ParityEvidence,
     Promotion,
     PromotionState,
     Role,
@@ -143,4 +144,5 @@ def _evidence(text: str | None) -> Evidence | None:
         candidate=_metrics(found["candidate"]),
         baseline_version=found["baseline_version"],
         baseline=None if baseline is None else _metrics(baseline),
+        parity=ParityEvidence(**found["parity"]) if found.get("parity") else None,
     )
