@@ -7,6 +7,7 @@
     ├── InvalidInput                422   a value breaks a rule: which field, which rule
     │   ├── InvalidName             422   a name outside the permitted alphabet
     │   └── SchemaMismatch          422   columns or dtypes differ from what the table declares
+    ├── BadRows                     422   rows that break the checks of a table: which rules, how many, examples
     ├── Unauthenticated             401   no token, or one that is not known
     ├── Forbidden                   403   the token's role, or a rule, does not allow it
     ├── NotFound                    404   a thing named in the request does not exist
@@ -71,6 +72,26 @@ class InvalidName(InvalidInput):
 
 class SchemaMismatch(InvalidInput):
     """``SchemaMismatch(field, reason)``: data that does not fit the declared columns."""
+
+
+class BadRows(RayplatError):
+    """``BadRows(what, rows, violations)``: a batch of ``rows`` rows that was not written. Each violation is an object
+    with ``rule``, ``column``, ``count``, ``rows`` (positions in the batch, where known) and ``samples`` (values of at
+    most 5 of the rows)."""
+
+    http_status = 422
+
+    def __init__(self, what: str, rows: int, violations: list[dict[str, Any]]) -> None:
+        super().__init__(what, rows, violations)
+        self.what, self.rows, self.violations = what, rows, violations
+
+    def __str__(self) -> str:
+        rules = "; ".join(
+            f"{v['count']} of {self.rows} rows break {v['rule']!r} of {v['column']}"
+            + (f", such as {_short(v['samples'][0])}" if v["samples"] else "")
+            for v in self.violations
+        )
+        return f"{self.what}: {rules}; nothing was written"
 
 
 class Unauthenticated(RayplatError):
@@ -195,6 +216,11 @@ def by_code(code: str, args: list[Any], message: str, status: int) -> RayplatErr
         except TypeError:  # a server of another version: keep its text
             return Conflict(message) if status == 409 else BadRequest(message)
     return Unavailable("the platform", message) if status >= 500 else BadRequest(message)
+
+
+def _short(sample: dict[str, Any]) -> str:
+    text = ", ".join(f"{name}={value}" for name, value in sample.items())
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _tree(cls: type[RayplatError]) -> dict[str, type[RayplatError]]:

@@ -14,6 +14,9 @@ EXAMPLES: list[RayplatError] = [
     errors.InvalidInput("rows", "must be positive"),
     errors.InvalidName("alias", "'v2' would shadow a version number"),
     errors.SchemaMismatch("carrier", "int64 instead of string"),
+    errors.BadRows(
+        "table t", 9, [{"rule": "not_null", "column": "n", "count": 1, "rows": [4], "samples": [{"n": None}]}]
+    ),
     errors.Unauthenticated(),
     errors.Forbidden("ada", "it needs the role approver"),
     errors.NotFound("table", "nope", "see `rayplat table list`"),
