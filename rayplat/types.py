@@ -113,7 +113,9 @@ class Commit:
 
 @dataclass(frozen=True)
 class FeatureViewInfo:
-    """A declared feature view: ``digest`` changes with its definition, ``table`` holds its built rows."""
+    """A declared feature view: ``digest`` changes with its definition, ``table`` holds its built rows. ``join_key``
+    is the only one of ``join_keys``, or all of them with commas between. A view computed on request has the source
+    ``request`` and neither entity nor table."""
 
     name: str
     digest: str
@@ -123,6 +125,7 @@ class FeatureViewInfo:
     ttl_s: float | None
     source: str
     table: str
+    join_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
