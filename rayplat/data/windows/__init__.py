@@ -1,5 +1,6 @@
-"""Trailing-window aggregates."""
+"""Trailing-window aggregates over tiles."""
 
-from rayplat.data.windows.step_functions import FUNCTIONS, Window, change_points
+from rayplat.data.windows.step_functions import change_points
+from rayplat.data.windows.window import FUNCTIONS, TilePlan, Window
 
-__all__ = ["FUNCTIONS", "Window", "change_points"]
+__all__ = ["FUNCTIONS", "TilePlan", "Window", "change_points"]

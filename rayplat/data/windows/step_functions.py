@@ -19,33 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.errors import InvalidInput
-
-FUNCTIONS = ("count", "sum", "mean")
+from rayplat.data.windows.window import Window
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Window:
-    """One feature: ``function`` of ``column`` over the trailing ``length``.
-
-    ``event_time`` is the column that says when the value became known; None takes the view's own.
-    Null and NaN values are no events: ``count`` counts the others. An empty window has count 0, sum 0, mean null.
-    """
-
-    name: str
-    column: str
-    function: str
-    length: timedelta
-    event_time: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.function not in FUNCTIONS:
-            raise InvalidInput(f"window {self.name}", f"function {self.function!r} is none of {', '.join(FUNCTIONS)}")
-        if self.length <= timedelta(0):
-            raise InvalidInput(f"window {self.name}", f"length must be positive, got {self.length}")
 
 
 def change_points(rows: pa.Table, key: str, event_time: str, windows: Sequence[Window]) -> pa.Table:
