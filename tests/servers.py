@@ -34,9 +34,9 @@ class S3:
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """The URL of a Redis server without persistence."""
-    folder, port = Path(tempfile.mkdtemp(prefix="rp-redis-")), free_port()
+def redis_server(port: int | None = None) -> Iterator[str]:
+    """The URL of a Redis server without persistence, on ``port`` or a free one."""
+    folder, port = Path(tempfile.mkdtemp(prefix="rp-redis-")), port or free_port()
     program = _program("redis-server")
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with _running(command, lambda: _listens(port), folder / "log"):

@@ -1,9 +1,7 @@
-"""The rows of the online store in SQLite: for each feature view the newest known row of each key.
+"""The online store in one SQLite file.
 
-This is the layout under Feast's online store (`feast_online_store`) and needs no Feast itself, whose import takes
-ten seconds: a model host reads here what Feast's own API would read. One row holds all features of a key as a
-JSON array in the order of the declared columns; with it stands the definition that the rows were made from.
-Readers never wait for a writer (WAL), and an older event never replaces a newer one.
+Readers never wait for a writer (WAL). One connection per thread. A view id is kept as 8 bytes of its sha256: a
+row costs its key, two times and its values.
 """
 
 from __future__ import annotations
@@ -11,144 +9,141 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayplat.errors import NotFound
+from rayplat.data.online.database import Definition, OnlineDatabase, Row  # noqa: F401
+from rayplat.data.online.store import Batch, Change, Found, FoundTiles, RowsOf, TileId, TilesOf
+from rayplat.data.online.values import view_number
+from rayplat.errors import Unavailable
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS rp_views (
-    name TEXT PRIMARY KEY, digest TEXT NOT NULL, columns TEXT NOT NULL, declaration TEXT, cursor TEXT);
-CREATE TABLE IF NOT EXISTS rp_services (name TEXT PRIMARY KEY, declaration TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rp_notes (
+    kind TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rp_rows (
+    view INTEGER NOT NULL, key BLOB NOT NULL, event_us INTEGER NOT NULL, created_us INTEGER NOT NULL,
+    value BLOB NOT NULL, PRIMARY KEY (view, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rp_tiles (
+    view INTEGER NOT NULL, key BLOB NOT NULL, kind INTEGER NOT NULL, clock INTEGER NOT NULL, tile INTEGER NOT NULL,
+    value BLOB NOT NULL, PRIMARY KEY (view, key, kind, clock, tile)) WITHOUT ROWID;
 """
+_MOMENTS, _EVENTS, _PUSHED = 0, 1, 2
 _KEYS_PER_QUERY = 500
 _BUSY_S = 30
 
-Row = tuple[str, int, str]
-"""Key, event time in microseconds since the epoch (UTC), JSON array of the values."""
+_UPSERT = """
+INSERT INTO rp_rows VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET
+    event_us = excluded.event_us, created_us = excluded.created_us, value = excluded.value
+WHERE (excluded.event_us, excluded.created_us) >= (event_us, created_us)
+"""
+_PUT_TILE = "INSERT OR REPLACE INTO rp_tiles VALUES (?, ?, ?, ?, ?, ?)"
+_DROP_TILE = "DELETE FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile = ?"
+_TILE = "SELECT value FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile = ?"
+_TILES = """
+SELECT tile, value FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile BETWEEN ? AND ?
+"""
 
 
-@dataclass(frozen=True)
-class Definition:
-    """What the rows of a view mean; ``declaration`` is a `FeatureView` as JSON, None for one that Feast alone knows."""
-
-    name: str
-    digest: str
-    columns: tuple[str, ...]
-    declaration: str | None
-
-
-class OnlineDatabase:
-    """One database file; a connection per thread, opened when first used, so it can be shared and sent."""
+class SqliteStore:
+    """`OnlineStore` in the file ``path``, which is made when first used."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._local = threading.local()
 
-    def __reduce__(self) -> tuple[type[OnlineDatabase], tuple[str]]:
-        return OnlineDatabase, (self.path,)
+    def __reduce__(self) -> tuple[type[SqliteStore], tuple[str]]:
+        return SqliteStore, (self.path,)
 
-    def declare(self, definition: Definition) -> None:
-        """Make room for a view's rows. Rows of another definition of the same name are dropped: they mean
-        something else."""
-        with self.transaction() as db:
-            found = self.find(definition.name)
-            if found == definition:
+    def put(self, kind: str, name: str, text: str | None) -> None:
+        with self._transaction() as db:
+            if text is None:
+                db.execute("DELETE FROM rp_notes WHERE kind = ? AND name = ?", (kind, name))
+            else:
+                db.execute("INSERT OR REPLACE INTO rp_notes VALUES (?, ?, ?)", (kind, name, text))
+
+    def notes(self, kind: str) -> dict[str, str]:
+        with self._reading() as db:
+            query = "SELECT name, text FROM rp_notes WHERE kind = ? ORDER BY name"
+            return dict(db.execute(query, (kind,)).fetchall())
+
+    def cursor(self, view: str) -> dict[str, Any] | None:
+        with self._reading() as db:
+            query = "SELECT text FROM rp_notes WHERE kind = 'cursor' AND name = ?"
+            row = db.execute(query, (view,)).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def write(self, view: str, batch: Batch) -> None:
+        number = view_number(view)
+        with self._transaction() as db:
+            if batch.fresh:
+                db.execute("DELETE FROM rp_rows WHERE view = ?", (number,))
+                kept = _PUSHED if batch.keep_pushed else -1
+                db.execute("DELETE FROM rp_tiles WHERE view = ? AND kind <> ?", (number, kept))
+            gone = ((number, key, event_us) for key, event_us in batch.removed)
+            db.executemany("DELETE FROM rp_rows WHERE view = ? AND key = ? AND event_us = ?", gone)
+            db.executemany(_UPSERT, ((number, *row) for row in batch.rows))
+            for key, clock, tile in batch.removed_tiles:
+                for kind in (_MOMENTS, _EVENTS):
+                    db.execute(_DROP_TILE, (number, key, kind, clock, tile))
+            db.executemany(_PUT_TILE, _split(number, batch))
+            if batch.cursor is not None:
+                text = json.dumps(dict(batch.cursor))
+                db.execute("INSERT OR REPLACE INTO rp_notes VALUES ('cursor', ?, ?)", (view, text))
+
+    def read(self, rows: Sequence[RowsOf], tiles: Sequence[TilesOf] = ()) -> tuple[list[Found], list[FoundTiles]]:
+        with self._reading() as db:
+            return [_rows(db, ask) for ask in rows], [_tiles(db, ask) for ask in tiles]
+
+    def amend(self, view: str, tiles: Sequence[TileId], change: Change) -> None:
+        number = view_number(view)
+        with self._transaction() as db:
+            for key, clock, tile in tiles:
+                events = db.execute(_TILE, (number, key, _EVENTS, clock, tile)).fetchone()
+                pushed = db.execute(_TILE, (number, key, _PUSHED, clock, tile)).fetchone()
+                made = change((key, clock, tile), events and events[0], pushed and pushed[0])
+                if made is None:
+                    db.execute(_DROP_TILE, (number, key, _PUSHED, clock, tile))
+                else:
+                    db.execute(_PUT_TILE, (number, key, _PUSHED, clock, tile, made))
+
+    def drop(self, view: str, before: int | None = None) -> None:
+        number = view_number(view)
+        with self._transaction() as db:
+            if before is not None:
+                db.execute("DELETE FROM rp_tiles WHERE view = ? AND tile < ?", (number, before))
                 return
-            if found is None or (found.digest, found.columns) != (definition.digest, definition.columns):
-                db.execute(f"DROP TABLE IF EXISTS {_rows(definition.name)}")
-            db.execute(
-                f"CREATE TABLE IF NOT EXISTS {_rows(definition.name)} "
-                "(key TEXT PRIMARY KEY, event_us INTEGER NOT NULL, features TEXT NOT NULL) WITHOUT ROWID"
-            )
-            db.execute(
-                "INSERT OR REPLACE INTO rp_views (name, digest, columns, declaration) VALUES (?, ?, ?, ?)",
-                (definition.name, definition.digest, json.dumps(definition.columns), definition.declaration),
-            )
-
-    def drop(self, name: str) -> None:
-        """Forget a view and its rows."""
-        with self.transaction() as db:
-            db.execute(f"DROP TABLE IF EXISTS {_rows(name)}")
-            db.execute("DELETE FROM rp_views WHERE name = ?", (name,))
-
-    def clear(self, name: str) -> None:
-        """Forget a view's rows and how far they reached."""
-        with self.transaction() as db:
-            db.execute(f"DELETE FROM {_rows(name)}")
-            db.execute("UPDATE rp_views SET cursor = NULL WHERE name = ?", (name,))
-
-    def find(self, name: str) -> Definition | None:
-        query = "SELECT name, digest, columns, declaration FROM rp_views WHERE name = ?"
-        row = self._connection().execute(query, (name,)).fetchone()
-        return None if row is None else Definition(row[0], row[1], tuple(json.loads(row[2])), row[3])
-
-    def get(self, name: str) -> Definition:
-        found = self.find(name)
-        if found is None:
-            raise NotFound("feature view", name, f"there are {', '.join(self.names()) or 'none'}; apply it first")
-        return found
-
-    def names(self) -> list[str]:
-        return [row[0] for row in self._connection().execute("SELECT name FROM rp_views ORDER BY name")]
-
-    def put_service(self, name: str, declaration: str) -> None:
-        with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO rp_services VALUES (?, ?)", (name, declaration))
-
-    def services(self) -> dict[str, str]:
-        """Declarations of the feature services by name."""
-        return dict(self._connection().execute("SELECT name, declaration FROM rp_services ORDER BY name").fetchall())
-
-    def cursor(self, name: str) -> dict[str, Any] | None:
-        """How far a view's rows reach, as `upsert` noted it."""
-        row = self._connection().execute("SELECT cursor FROM rp_views WHERE name = ?", (name,)).fetchone()
-        return json.loads(row[0]) if row and row[0] else None
-
-    def upsert(self, name: str, rows: Iterable[Row], cursor: dict[str, Any] | None = None) -> None:
-        """Write rows; one whose event is older than the stored one changes nothing. All or nothing, cursor included."""
-        with self.transaction() as db:
-            db.executemany(
-                f"INSERT INTO {_rows(name)} VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
-                "SET event_us = excluded.event_us, features = excluded.features "
-                "WHERE excluded.event_us >= event_us",
-                rows,
-            )
-            if cursor is not None:
-                db.execute("UPDATE rp_views SET cursor = ? WHERE name = ?", (json.dumps(cursor), name))
-
-    def read(self, name: str, keys: Sequence[str]) -> dict[str, tuple[int, list[Any]]]:
-        """Event time (microseconds) and values of the keys that have a row."""
-        found: dict[str, tuple[int, list[Any]]] = {}
-        for start in range(0, len(keys), _KEYS_PER_QUERY):
-            part = keys[start : start + _KEYS_PER_QUERY]
-            query = f"SELECT key, event_us, features FROM {_rows(name)} WHERE key IN ({','.join('?' * len(part))})"
-            for key, event_us, features in self._connection().execute(query, part):
-                found[key] = event_us, json.loads(features)
-        return found
+            db.execute("DELETE FROM rp_rows WHERE view = ?", (number,))
+            db.execute("DELETE FROM rp_tiles WHERE view = ?", (number,))
+            db.execute("DELETE FROM rp_notes WHERE kind = 'cursor' AND name = ?", (view,))
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction; calls inside it join in."""
-        db = self._connection()
-        if db.in_transaction:
-            yield db
-            return
-        db.execute("BEGIN IMMEDIATE")
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         try:
-            yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            yield self._connection()
+        except sqlite3.Error as e:
+            hint = "check that the file can be written and is an SQLite file (settings: data.online_store)"
+            raise Unavailable("the online store", f"{self.path}: {e}; {hint}") from e
 
     def _connection(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise Unavailable("the online store", f"{self.path} cannot be made: {e.strerror}") from e
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -157,5 +152,27 @@ class OnlineDatabase:
         return db
 
 
-def _rows(name: str) -> str:
-    return '"rows_' + name.replace('"', '""') + '"'
+def _split(number: int, batch: Batch) -> Iterator[tuple[int, bytes, int, int, int, bytes]]:
+    for key, clock, tile, moments, events in batch.tiles:
+        yield number, key, _MOMENTS, clock, tile, moments
+        yield number, key, _EVENTS, clock, tile, events
+
+
+def _rows(db: sqlite3.Connection, ask: RowsOf) -> Found:
+    number, found = view_number(ask.view), {}
+    for start in range(0, len(ask.keys), _KEYS_PER_QUERY):
+        part = ask.keys[start : start + _KEYS_PER_QUERY]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT key, event_us, value FROM rp_rows WHERE view = ? AND key IN ({marks})"
+        for key, event_us, value in db.execute(query, (number, *part)):
+            found[key] = (event_us, value)
+    return found
+
+
+def _tiles(db: sqlite3.Connection, ask: TilesOf) -> FoundTiles:
+    number, span = view_number(ask.view), (ask.first, ask.last)
+    moments = dict(db.execute(_TILES, (number, ask.key, _MOMENTS, ask.clock, *span)).fetchall())
+    pushed = dict(db.execute(_TILES, (number, ask.key, _PUSHED, ask.clock, *span)).fetchall())
+    wanted = (tile for tile in {*ask.ends, *pushed} if tile in moments)
+    events = {tile: db.execute(_TILE, (number, ask.key, _EVENTS, ask.clock, tile)).fetchone()[0] for tile in wanted}
+    return FoundTiles(moments, events, pushed)
