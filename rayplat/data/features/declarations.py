@@ -13,10 +13,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from rayplat.data.features.expressions import Expr
-from rayplat.data.windows import Window
+from rayplat.data.windows import TilePlan, Window
 from rayplat.errors import InvalidInput
 from rayplat.types import Column, FeatureViewInfo, check_name
 
@@ -26,8 +27,6 @@ EVENT_TIME, CREATED = "event_time", "created"
 
 _TIMESTAMP = "timestamp[us, tz=UTC]"
 _LONGEST_NAME = 63 - len("features_") - len("_") - 12
-_COUNTS = ("count", "distinct_count", "approx_distinct_count")
-_PICKED = ("last", "min", "max")
 
 Default = bool | int | float | str | None
 
@@ -176,10 +175,16 @@ class FeatureView:
                     what, f"{clock!r} says when something was known, so it must be a timestamp, not {dtypes[clock]}"
                 )
         for window in self.windows:
-            dtype = dtypes.get(window.column)
-            numeric = dtype not in ("string", _TIMESTAMP)
-            if not numeric and window.function not in (*_COUNTS, *_PICKED):
+            dtype = dtypes.get(window.column, "double")
+            if dtype in ("string", _TIMESTAMP) and window.function in ("sum", "mean", "stddev"):
                 raise InvalidInput(what, f"window {window.name!r} takes the {window.function} of a {dtype}")
+        if self.windows:
+            _ = self.plan
+
+    @cached_property
+    def plan(self) -> TilePlan:
+        """How the windows are cut into tiles. Raises `InvalidInput` for a view of fields."""
+        return TilePlan(self.keys, self.event_time, self.windows, self.tile)
 
     @property
     def id(self) -> str:
@@ -208,9 +213,8 @@ class FeatureView:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The features with their types."""
-        dtypes = {d.name: d.dtype for d in self.derived}
         fields = tuple(Column(f.name, f.dtype) for f in self.fields)
-        return fields + tuple(Column(w.name, _window_dtype(w, dtypes.get(w.column))) for w in self.windows)
+        return fields + tuple(Column(w.name, w.result_dtype) for w in self.windows)
 
     @property
     def used_columns(self) -> tuple[str, ...]:
@@ -218,6 +222,16 @@ class FeatureView:
         picked = [f.name for f in self.fields] + [w.column for w in self.windows]
         where = () if self.where is None else self.where.columns
         return tuple(dict.fromkeys([*self.keys, *self.clocks, *filter(None, [self.created]), *picked, *where]))
+
+    @property
+    def needed(self) -> tuple[Derived, ...]:
+        """The derived columns that are used, or that such a one reads, in order."""
+        wanted, found = set(self.used_columns), []
+        for derived in reversed(self.derived):
+            if derived.name in wanted:
+                found.append(derived)
+                wanted.update(derived.expression.columns)
+        return tuple(reversed(found))
 
     @property
     def source_columns(self) -> tuple[str, ...]:
@@ -254,6 +268,7 @@ class FeatureView:
                     "function": w.function,
                     "length_us": w.length // timedelta(microseconds=1),
                     "event_time": w.event_time,
+                    "dtype": w.dtype,
                 }
                 for w in self.windows
             ],
@@ -273,10 +288,7 @@ class FeatureView:
             source=tree["source"],
             event_time=tree["event_time"],
             fields=tuple(Field.from_dict(field) for field in tree["fields"]),
-            windows=tuple(
-                Window(w["name"], w["column"], w["function"], timedelta(microseconds=w["length_us"]), w["event_time"])
-                for w in tree["windows"]
-            ),
+            windows=tuple(_window(w) for w in tree["windows"]),
             ttl=_length(tree["ttl_us"]),
             created=tree["created"],
             where=None if tree["where"] is None else Expr.from_dict(tree["where"]),
@@ -318,11 +330,9 @@ def check_distinct(what: str, names: tuple[str, ...], taken: set[str]) -> None:
         taken.add(name)
 
 
-def _window_dtype(window: Window, source: str | None) -> str:
-    """Counts are whole numbers, picked values of strings and times keep their type, all else is a double."""
-    if window.function in _COUNTS:
-        return "int64"
-    return source if source in ("string", _TIMESTAMP) and window.function in _PICKED else "double"
+def _window(tree: Mapping[str, Any]) -> Window:
+    length = timedelta(microseconds=tree["length_us"])
+    return Window(tree["name"], tree["column"], tree["function"], length, tree["event_time"], tree["dtype"])
 
 
 def _micros(length: timedelta | None) -> int | None:

@@ -52,8 +52,8 @@ WINDOWED = FeatureView(
     "seen",
     windows=(
         Window("n", "kind", "count", timedelta(minutes=5)),
-        Window("kind_last", "kind_text", "count", timedelta(days=30), "told"),
-        Window("amount_last", "amount", "mean", timedelta(days=30)),
+        Window("kind_last", "kind_text", "last", timedelta(days=30), "told", "string"),
+        Window("amount_last", "amount", "last", timedelta(days=30)),
     ),
     derived=(Derived("kind_text", col("kind").cast("string"), "string"),),
     tile=timedelta(hours=1),
@@ -84,7 +84,7 @@ def test_a_view_says_what_it_reads_and_holds() -> None:
     )
     assert RICH.defaults == {"amount_eur": 0.0, "kind": "none"}
     assert WINDOWED.clocks == ("seen", "told")
-    assert {c.name: c.dtype for c in WINDOWED.columns} == {"n": "int64", "kind_last": "int64", "amount_last": "double"}
+    assert {c.name: c.dtype for c in WINDOWED.columns} == {"n": "int64", "kind_last": "string", "amount_last": "double"}
     assert RICH.info().join_keys == ("shop", "user")
     with pytest.raises(InvalidInput, match="named by several columns: shop, user"):
         _ = SHOP.join_key
