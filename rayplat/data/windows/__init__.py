@@ -1,6 +1,7 @@
 """Trailing-window aggregates over tiles."""
 
 from rayplat.data.windows.step_functions import change_points
+from rayplat.data.windows.tiles import Patch, fold, patch, touched
 from rayplat.data.windows.window import FUNCTIONS, TilePlan, Window
 
-__all__ = ["FUNCTIONS", "TilePlan", "Window", "change_points"]
+__all__ = ["FUNCTIONS", "Patch", "TilePlan", "Window", "change_points", "fold", "patch", "touched"]
