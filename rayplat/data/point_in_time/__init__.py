@@ -1,5 +1,6 @@
 """The point-in-time join: the contract and its kernel, and the plan that runs it on the cluster."""
 
-from rayplat.data.point_in_time.kernel import FeatureRows, Index, index, join, micros
+from rayplat.data.point_in_time.kernel import AsOf, FeatureRows, Index, Kernel, Prepared, index, join
+from rayplat.data.point_in_time.times import micros
 
-__all__ = ["FeatureRows", "Index", "index", "join", "micros"]
+__all__ = ["AsOf", "FeatureRows", "Index", "Kernel", "Prepared", "index", "join", "micros"]

@@ -1,90 +1,231 @@
-"""The point-in-time join: for each spine row, each feature as it was known at the row's own moment.
+"""The point-in-time join: for each spine row, each feature as it was known at the row's own moment T.
 
 Contract. One output row per spine row, in order, duplicates and null keys included. A feature row is a candidate
 where its key equals the spine's and ``T - ttl <= event_time <= T`` (both ends inclusive; no lower end without a
-ttl). The newest candidate wins; ties go to the newest ``created``, then to the later row. No candidate, a null
-key or a null ``T``: null features. Microseconds are kept, times without a zone are UTC, NaN stays NaN. A feature
-named like a spine column is left out: the spine wins. Views join in order, so a key may come from a view before.
+ttl), and, where ``known_by`` asks for it, ``created <= T``. The newest candidate wins; ties go to the newest
+``created`` (null is the oldest, and always known), then to the later row. No candidate, a null key or a null T: null
+features. Moments are compared exactly, times without a zone are UTC, NaN stays NaN. A feature named like a spine
+column is left out: the spine wins. Views join in order, so a key may come from a view before.
 
-`Index` is the sorted feature side, made once and searched by many; it knows neither tables nor Ray.
+A `Kernel` says which feature rows matter and answers moments from them; `AsOf` is the one above, windows bring
+another. Nothing here knows tables or Ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.errors import SchemaMismatch
+from rayplat.data.point_in_time.keys import KeyCodes, Mask, encode
+from rayplat.data.point_in_time.sorting import LastAtMost, last_at_most, search, sort
+from rayplat.data.point_in_time.times import OLDEST, Ints, instants, newest, oldest
+from rayplat.errors import InvalidInput, SchemaMismatch
 
-Ints = npt.NDArray[np.int64]
 
-_OLDEST = np.iinfo(np.int64).min
+class Prepared(Protocol):
+    """Feature rows made ready, to be asked many times."""
+
+    def features(self, keys: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
+        """One row of features per row of ``keys`` (columns named as the kernel's keys) and moment (a timestamp)."""
+        ...
+
+
+class Kernel(Protocol):
+    """How one side of a join answers."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that must equal the spine's."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the feature side that are read."""
+        ...
+
+    @property
+    def reach(self) -> timedelta | None:
+        """How far before a moment rows matter to it; None: without limit."""
+        ...
+
+    def wanted(self, first: datetime, last: datetime) -> pc.Expression:
+        """True for feature rows that can matter for a moment in [first, last]."""
+        ...
+
+    def prepare(self, rows: pa.Table) -> Prepared:
+        """All feature rows of some keys, ready to answer for these keys."""
+        ...
 
 
 @dataclass(frozen=True)
-class FeatureRows:
-    """One view's rows: ``key`` names the join key in ``rows`` and in the spine, ``features`` what to bring over."""
+class AsOf:
+    """The kernel of the contract above. ``keys`` are column names of both sides, ``features`` what to bring over."""
 
-    rows: pa.Table
-    key: str
+    keys: tuple[str, ...]
     features: tuple[str, ...]
     event_time: str = "event_time"
     ttl: timedelta | None = None
     created: str | None = None
+    known_by: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            raise InvalidInput("key", "a join needs at least one key column")
+        if self.ttl is not None and self.ttl < timedelta(0):
+            raise InvalidInput("ttl", f"{self.ttl} is negative; None means without limit")
+        if self.known_by and self.created is None:
+            raise InvalidInput("known_by", "needs the column that says when a row was created")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        created = () if self.created is None else (self.created,)
+        return tuple(dict.fromkeys((*self.keys, self.event_time, *created, *self.features)))
+
+    @property
+    def reach(self) -> timedelta | None:
+        return self.ttl
+
+    def wanted(self, first: datetime, last: datetime) -> pc.Expression:
+        time = pc.field(self.event_time)
+        if self.ttl is None or first - first.min.replace(tzinfo=first.tzinfo) < self.ttl:
+            return time <= last
+        return (time <= last) & (time >= first - self.ttl)
+
+    def prepare(self, rows: pa.Table) -> Index:
+        """Sort the rows. Those without a key or an event time can never match. Raises `SchemaMismatch` naming a
+        column that is missing or of the wrong type."""
+        for name in self.columns:
+            if name not in rows.column_names:
+                raise SchemaMismatch(name, f"the feature rows have no such column; they have {_names(rows)}")
+        rows = _without_nulls(rows, (*self.keys, self.event_time))
+        times, unit = instants(rows[self.event_time], self.event_time)
+        codes, own = encode(rows.select(list(self.keys)))
+        axis = _axis(times, codes.size)
+        placed = own * axis.width
+        placed += axis.place(times)
+        created, created_unit = instants(rows[self.created], self.created) if self.created else (None, "us")
+        order, placed = sort(placed, created)
+        known = last_at_most(created[order]) if created is not None and self.known_by else None
+        values = rows.select(list(self.features)).combine_chunks()
+        return Index(self, codes, axis, unit, placed, order, values, known, created_unit)
+
+    def carry(self, rows: pa.Table, before: int) -> pa.Table:
+        """Those of ``rows``, all older than microsecond ``before``, that can still win at a moment from then on: the
+        newest row of each key, and with ``known_by`` those that became known before all that are newer."""
+        rows = _without_nulls(rows, (*self.keys, self.event_time))
+        if rows.num_rows == 0:
+            return rows
+        index = self.prepare(rows)
+        code = index.placed // index.axis.width
+        if not self.known_by or self.created is None:
+            kept = np.append(code[1:] != code[:-1], True)
+        else:
+            known, unit = instants(rows[self.created], self.created)
+            since = np.maximum(known[index.order], newest(np.array([before]), "us", unit))
+            rank = np.unique(since, return_inverse=True)[1] + code * len(since)
+            kept = np.append(rank[:-1] < np.minimum.accumulate(rank[::-1])[::-1][1:], True)
+        return rows.take(pa.array(np.sort(index.order[kept])))
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """One view's rows in memory and how they join; see `AsOf`."""
+
+    rows: pa.Table
+    key: str | tuple[str, ...]
+    features: tuple[str, ...]
+    event_time: str = "event_time"
+    ttl: timedelta | None = None
+    created: str | None = None
+    known_by: bool = False
+
+    def kernel(self) -> AsOf:
+        keys = (self.key,) if isinstance(self.key, str) else tuple(self.key)
+        return AsOf(keys, self.features, self.event_time, self.ttl, self.created, self.known_by)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Times as places 1 to width - 1 within a key: microseconds from ``low``, or, where key and span together do not
+    fit into 64 bits, the rank among the times that occur."""
+
+    low: int
+    high: int
+    width: int
+    ranked: Ints | None
+
+    def place(self, times: Ints) -> Ints:
+        """Of the last known time that is not after each; 0: there is none."""
+        if self.ranked is not None:
+            return np.searchsorted(self.ranked, times, side="right")
+        return np.where(times < self.low, 0, np.clip(times, self.low, self.high) - (self.low - 1))
+
+
+def _axis(times: Ints, keys: int) -> _Axis:
+    low, high = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+    if low > OLDEST and (high - low + 2) * keys < 2**62:
+        return _Axis(low, high, high - low + 2, None)
+    ranked = np.unique(times)
+    return _Axis(low, high, len(ranked) + 1, ranked)
 
 
 @dataclass(frozen=True)
 class Index:
-    """`FeatureRows` ready to be searched. ``placed`` are the rows' (key code, time) pairs as one sorted integer each
-    (times by rank among ``moments``, so any number of keys and any span fit in 64 bits), ``rows`` their numbers."""
+    """`AsOf` rows ready to be searched: ``placed`` are (key code, time) as one sorted integer each, ``order`` their
+    numbers in ``values``. Plain arrays, so that processes can share one."""
 
-    key: str
-    ttl_us: int | None
-    keys: pa.Array
-    moments: Ints
+    kernel: AsOf
+    codes: KeyCodes
+    axis: _Axis
+    unit: str
     placed: Ints
-    rows: Ints
-    features: pa.Table
+    order: Ints
+    values: pa.Table
+    known: LastAtMost | None
+    created_unit: str
 
-    def find(self, keys: pa.ChunkedArray, moments: pa.ChunkedArray) -> pa.Array:
-        """Row numbers in ``features`` (null: nothing known), one per key and moment."""
-        if len(self.placed) == 0 or len(keys) == 0:
-            return pa.nulls(len(keys), pa.int64())
-        code = pc.index_in(_comparable(keys, self.keys.type), value_set=self.keys, skip_nulls=True)
-        codes, width = code.fill_null(-1).to_numpy().astype(np.int64), len(self.moments) + 1
-        at = micros(moments)
-        rank = np.searchsorted(self.moments, at, side="right")
-        found = np.searchsorted(self.placed, codes * width + rank, side="right") - 1
-        placed = self.placed[np.maximum(found, 0)]
-        valid = (codes >= 0) & moments.is_valid().to_numpy() & (found >= 0) & (placed // width == codes)
-        if self.ttl_us is not None:
-            valid &= at - self.moments[placed % width - 1] <= self.ttl_us
-        return pa.array(self.rows[np.maximum(found, 0)], pa.int64(), mask=~valid)
+    def features(self, keys: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
+        """The features of each key at each moment. Raises `SchemaMismatch` for keys of another kind."""
+        return self.values.take(self.find(keys, moments))
+
+    def find(self, keys: pa.Table, moments: pa.ChunkedArray) -> pa.Array:
+        """Row numbers in ``values`` (int64; null: nothing known), one per key and moment."""
+        at, unit = instants(moments, "event time of the spine")
+        codes = self.codes.find(keys)
+        if len(self.placed) == 0 or len(at) == 0:
+            return pa.nulls(len(at), pa.int64())
+        base = np.maximum(codes, 0) * self.axis.width
+        found = search(self.placed, base + self.axis.place(newest(at, unit, self.unit)))
+        valid = (codes >= 0) & (at != OLDEST)
+        if self.known is None and self.kernel.ttl is None:
+            valid &= (found >= 0) & (self.placed[found] >= base)
+        else:
+            low = base
+            if self.kernel.ttl is not None:
+                low = low + self._first_place(oldest(at, unit, self.unit, self.kernel.ttl))
+            if self.known is not None:
+                first = search(self.placed, low - 1) + 1
+                found = self.known.find(first, np.where(valid, found + 1, 0), newest(at, unit, self.created_unit))
+            valid &= (found >= 0) & (self.placed[found] >= low)
+        return pa.array(self.order[found], pa.int64(), mask=~valid)
+
+    def _first_place(self, times: Ints) -> Ints:
+        """The place of the first known time that is not before each; the width where there is none."""
+        if self.axis.ranked is not None:
+            return np.searchsorted(self.axis.ranked, times, side="left") + 1
+        late = times > self.axis.high
+        return np.where(late, self.axis.width, np.clip(times, self.axis.low, self.axis.high) - (self.axis.low - 1))
 
 
 def index(side: FeatureRows) -> Index:
-    """Sort a feature side. Rows without a key or an event time can never match and are left out."""
-    rows = side.rows
-    valid = pc.and_(rows[side.key].is_valid(), rows[side.event_time].is_valid())
-    if not pc.all(valid).as_py():
-        rows = rows.filter(valid)
-    encoded = pc.dictionary_encode(rows[side.key].combine_chunks())
-    if isinstance(encoded, pa.ChunkedArray):  # an empty column stays chunked
-        encoded = pa.array([], rows.schema.field(side.key).type).dictionary_encode()
-    times = micros(rows[side.event_time])
-    moments = np.unique(times)
-    placed = encoded.indices.to_numpy().astype(np.int64) * (len(moments) + 1)
-    placed += np.searchsorted(moments, times, side="right")
-    order = _stable_order(placed, micros(rows[side.created]) if side.created else None)
-    ttl_us = None if side.ttl is None else side.ttl // timedelta(microseconds=1)
-    features = rows.select(list(side.features)).combine_chunks()
-    return Index(side.key, ttl_us, encoded.dictionary, moments, placed[order], order, features)
+    """Sort a feature side once, to join it to many spines."""
+    return side.kernel().prepare(side.rows)
 
 
 def join(spine: pa.Table, sides: Sequence[FeatureRows | Index], *, event_time: str = "event_time") -> pa.Table:
@@ -92,45 +233,45 @@ def join(spine: pa.Table, sides: Sequence[FeatureRows | Index], *, event_time: s
 
     Raises `SchemaMismatch` where ``event_time`` or a side's key is no column by the time it is needed.
     """
-    if event_time not in spine.column_names:
-        raise SchemaMismatch(event_time, f"the spine has no such column; it has {', '.join(spine.column_names)}")
-    own = set(spine.column_names)
+    check_moments(spine.schema, event_time)
     for side in sides:
         known = side if isinstance(side, Index) else index(side)
-        if known.key not in spine.column_names:
-            raise SchemaMismatch(known.key, "join key found neither in the spine nor in a view joined before")
-        rows = known.find(spine[known.key], spine[event_time])
-        for name in known.features.column_names:
-            if name not in own:
-                spine = spine.append_column(known.features.schema.field(name), known.features[name].take(rows))
+        for key in known.kernel.keys:
+            if key not in spine.column_names:
+                raise missing_key(key, spine.column_names)
+        own = set(spine.column_names)
+        found = known.features(spine.select(list(known.kernel.keys)), spine[event_time])
+        for field in found.schema:
+            if field.name not in own:
+                spine = spine.append_column(field, found[field.name])
     return spine
 
 
-def micros(times: pa.ChunkedArray) -> Ints:
-    """Microseconds since the epoch in UTC; nulls are the oldest moment there is."""
-    if not pa.types.is_timestamp(times.type):
-        raise SchemaMismatch("event time", f"a timestamp is needed, got {times.type}")
-    whole = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
-    found: Ints = whole.fill_null(_OLDEST).to_numpy()
-    return found
+def check_moments(spine: pa.Schema, event_time: str) -> None:
+    """Raises `SchemaMismatch` where the spine has no timestamps of this name."""
+    if event_time not in spine.names:
+        raise SchemaMismatch(event_time, f"the spine has no such column; it has {', '.join(spine.names)}")
+    dtype = spine.field(event_time).type
+    if not pa.types.is_timestamp(dtype) and not pa.types.is_null(dtype):
+        raise SchemaMismatch(event_time, f"the spine's moments must be timestamps, got {dtype}; cast them")
 
 
-def _stable_order(placed: Ints, created: Ints | None) -> Ints:
-    """Rows by place, then creation, then row number."""
-    rows = len(placed)
-    if created is not None:
-        return np.lexsort((created, placed))
-    if rows and int(placed.max()) < 2**62 // rows:  # one plain sort is several times faster than a stable argsort
-        return np.sort(placed * rows + np.arange(rows)) % rows
-    return np.argsort(placed, kind="stable")
+def missing_key(key: str, columns: Sequence[str]) -> SchemaMismatch:
+    known = ", ".join(columns)
+    return SchemaMismatch(key, f"join key found neither in the spine nor in a view joined before; there are {known}")
 
 
-def _comparable(keys: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
-    if keys.type.equals(dtype):
-        return keys
-    if pa.types.is_dictionary(keys.type):
-        keys = keys.cast(keys.type.value_type)
-    try:
-        return keys.cast(dtype)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise SchemaMismatch("join key", f"the spine has {keys.type}, the feature rows have {dtype}") from e
+def _without_nulls(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    kept: Mask | None = None
+    for name in names:
+        column = rows[name]
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        if column.null_count or pa.types.is_dictionary(column.type):
+            valid = column.is_valid().to_numpy()
+            kept = valid if kept is None else kept & valid
+    return rows if kept is None or kept.all() else rows.filter(pa.array(kept))
+
+
+def _names(rows: pa.Table) -> str:
+    return ", ".join(rows.column_names)
