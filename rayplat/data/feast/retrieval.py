@@ -1,0 +1,169 @@
+"""Answering a retrieval: the point-in-time join or the rows of a range, here in this process or on the cluster.
+
+Small questions start no Ray: the kernel answers them in this process. Where the files and entity rows together are
+larger than ``in_process_bytes``, tasks read, rename and join them, and the answer stays on the cluster as blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+
+from rayplat.data.feast.entities import Entities
+from rayplat.data.feast.parquet import ParquetFiles
+from rayplat.data.feast.views import CREATED, EVENT_TIME, ONLY, ViewRead, as_time, between, only
+from rayplat.data.point_in_time import FeatureRows, join
+from rayplat.data.tables.scan import Scan
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a question is answered: above ``in_process_bytes`` of files and entity rows on the Ray cluster at
+    ``ray_address`` (None: the one this process is in, else a local one that is started)."""
+
+    in_process_bytes: int
+    ray_address: str | None = None
+
+
+class Question(Protocol):
+    """What a `RetrievalJob` answers, as often as it is asked, always from the same pinned files."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def here(self) -> bool:
+        """Whether it is small enough for this process."""
+        ...
+
+    def table(self) -> pa.Table:
+        """The answer in this process."""
+        ...
+
+    def blocks(self) -> list[ObjectRef[pa.Table]]:
+        """The answer as blocks on the cluster."""
+        ...
+
+
+@dataclass(frozen=True)
+class History:
+    """The features of ``views`` for each of the ``entities`` at its own moment, in their order. ``known_by``: only
+    feature rows that were created by then."""
+
+    entities: Entities
+    views: tuple[ViewRead, ...]
+    known_by: bool
+    limits: Limits
+
+    @property
+    def here(self) -> bool:
+        rows = self.entities.rows
+        if not isinstance(rows, pa.Table):
+            return False
+        return rows.nbytes + sum(_bytes(self.part(view)) for view in self.views) <= self.limits.in_process_bytes
+
+    def part(self, view: ViewRead) -> Scan | ParquetFiles:
+        """The files of a view that can matter."""
+        return _pruned(view.scan, view.within(*self.entities.span))
+
+    def table(self) -> pa.Table:
+        if not self.here:
+            from rayplat.data.feast import cluster
+
+            return cluster.gathered(self.blocks())
+        known = self.entities.rows
+        if any(not view.keys for view in self.views):
+            known = known.append_column(ONLY, only(known.num_rows))
+        for view in self.views:
+            read = view.renamed(self.part(view).table(view.columns, view.within(*self.entities.span)))
+            known = join(known, [side(view, read, self.known_by)], event_time=self.entities.event_time)
+        return self.finished(known)
+
+    def blocks(self) -> list[ObjectRef[pa.Table]]:
+        from rayplat.data.feast import cluster
+
+        return cluster.history(self)
+
+    def finished(self, joined: pa.Table) -> pa.Table:
+        """The entity rows' columns, then the features: those named like a column of the entity rows are left out."""
+        features = [name for view in self.views for name in view.features]
+        return joined.select(list(dict.fromkeys([*self.entities.names, *features])))
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Rows of ``scan`` whose event time lies from ``first`` to ``last`` (ends included; None: open). With ``latest``
+    only the newest of each key, ties going to the newest created, then to the later row; rows without a key or event
+    time are then left out."""
+
+    scan: Scan | ParquetFiles
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    event_time: str
+    created: str | None
+    first: datetime | None
+    last: datetime | None
+    latest: bool
+    limits: Limits
+
+    @property
+    def here(self) -> bool:
+        return _bytes(self.part) <= self.limits.in_process_bytes
+
+    @property
+    def where(self) -> pc.Expression | None:
+        return between(self.scan.schema.field(self.event_time), self.first, self.last)
+
+    @property
+    def part(self) -> Scan | ParquetFiles:
+        """The files that can matter."""
+        return _pruned(self.scan, self.where)
+
+    def table(self) -> pa.Table:
+        if not self.here:
+            from rayplat.data.feast import cluster
+
+            return cluster.gathered(self.blocks())
+        return self.read(self.part)
+
+    def blocks(self) -> list[ObjectRef[pa.Table]]:
+        from rayplat.data.feast import cluster
+
+        return cluster.pull(self)
+
+    def read(self, part: Scan | ParquetFiles) -> pa.Table:
+        """The answer as far as the files of ``part`` hold it."""
+        return self.chosen(part.table(self.columns, self.where))
+
+    def chosen(self, read: pa.Table) -> pa.Table:
+        """The newest rows among ``read`` where they are asked for; views without entities get Feast's key."""
+        if not self.keys and DUMMY_ENTITY_ID not in read.column_names:
+            read = read.append_column(DUMMY_ENTITY_ID, pa.chunked_array([pa.repeat(DUMMY_ENTITY_VAL, read.num_rows)]))
+        if not self.latest:
+            return read
+        as_time(read[self.event_time], self.event_time)
+        keys = self.keys or (DUMMY_ENTITY_ID,)
+        return FeatureRows(read, keys, (), self.event_time, created=self.created).kernel().carry(read, 0)
+
+
+def side(view: ViewRead, read: pa.Table, known_by: bool) -> FeatureRows:
+    """One view's renamed rows as a side of the join."""
+    created = CREATED if view.created else None
+    names = tuple(view.features)
+    return FeatureRows(read, view.key_columns, names, EVENT_TIME, view.ttl, created, known_by and bool(created))
+
+
+def _pruned(scan: Scan | ParquetFiles, where: pc.Expression | None) -> Scan | ParquetFiles:
+    return scan if where is None else scan.prune(where)
+
+
+def _bytes(scan: Scan | ParquetFiles) -> int:
+    return sum(file.size_bytes for file in scan.files)

@@ -1,0 +1,182 @@
+"""The feature views of a retrieval, resolved and pinned: files, join keys, columns, ttl. Knows Feast's views and
+references; the join itself is `point_in_time`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.repo_config import RepoConfig
+from feast.utils import _get_requested_feature_views_to_features_dict
+
+from rayplat.data import features
+from rayplat.data.feast import rows
+from rayplat.data.feast.parquet import ParquetFiles
+from rayplat.data.tables.scan import Scan
+from rayplat.errors import InvalidInput, SchemaMismatch
+
+DIGEST_TAG = "rayplat.digest"
+DECLARATION_TAG = "rayplat.declaration"
+"""Tags of what was declared here: the definition's digest and the definition itself as JSON."""
+
+EVENT_TIME = "__event_time"
+CREATED = "__created"
+ONLY = "__only"  # the key of views without entities: one value for all rows
+
+_NAIVE = pa.timestamp("us")
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class ViewRead:
+    """One view of a retrieval. ``keys`` and ``features`` map columns of the entity rows and of the result to the
+    source's columns; ``event_time`` and ``created`` are columns of the source. ``declared`` is our declaration as
+    JSON where the view is one of ours."""
+
+    name: str
+    scan: Scan | ParquetFiles
+    keys: Mapping[str, str]
+    features: Mapping[str, str]
+    event_time: str
+    created: str | None
+    ttl: timedelta | None
+    declared: str | None
+
+    @cached_property
+    def declaration(self) -> features.FeatureView | None:
+        """The view as it was declared here."""
+        return None if self.declared is None else features.FeatureView.from_dict(json.loads(self.declared))
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the source holds tiles of windows rather than rows to be found as of a moment."""
+        return self.declaration is not None and bool(self.declaration.windows)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The join keys as the joined tables name them."""
+        return tuple(self.keys) or (ONLY,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What has to be read of the source."""
+        found = [*self.keys.values(), *self.features.values(), self.event_time]
+        return tuple(dict.fromkeys([*found, self.created] if self.created else found))
+
+    def within(self, first: datetime | None, last: datetime | None) -> pc.Expression | None:
+        """Source rows that matter for moments from ``first`` to ``last``, ends included; None: all of them."""
+        if last is None:
+            return pc.scalar(False)
+        latest = last if last == _LATEST else last + timedelta(microseconds=1)  # moments may be finer than that
+        reach = self.ttl if first is not None and self.ttl is not None and first - _EARLIEST > self.ttl else None
+        since = None if first is None or reach is None else first - reach
+        return between(self.scan.schema.field(self.event_time), since, latest)
+
+    def renamed(self, found: pa.Table) -> pa.Table:
+        """Source rows as the join takes them: keys, `EVENT_TIME`, `CREATED` (where there is one), features."""
+        named = {key: found[column] for key, column in self.keys.items()}
+        if not named:
+            named = {ONLY: only(found.num_rows)}
+        named[EVENT_TIME] = as_time(found[self.event_time], self.event_time)
+        if self.created:
+            named[CREATED] = as_time(found[self.created], self.created)
+        return pa.table(named | {name: found[column] for name, column in self.features.items()})
+
+
+def views_read(
+    config: RepoConfig, views: Sequence[FeatureView], refs: Sequence[str], on_demand: Sequence[Any], full_names: bool
+) -> list[ViewRead]:
+    """The views that ``refs`` (``view:feature``) ask for, pinned now. Raises `KeyError` for a feature that a view
+    does not have."""
+    wanted, _ = _get_requested_feature_views_to_features_dict(list(refs), list(views), list(on_demand))
+    return [view_read(config, view, names, full_names) for view, names in wanted.items()]
+
+
+def view_read(config: RepoConfig, view: FeatureView, names: Sequence[str], full_names: bool) -> ViewRead:
+    """One view's ``names``, pinned now."""
+    source = view.batch_source
+    if source is None:
+        raise InvalidInput(f"feature view {view.name}", "has no batch source, so it has no history")
+    own = {feature.name for feature in view.features}
+    for name in names:
+        if name not in own:
+            raise KeyError(f"feature view {view.name!r} has no feature {name!r}; it has {', '.join(sorted(own))}")
+    renamed = {new: old for old, new in source.field_mapping.items()}
+    aliases = view.projection.join_key_map or {}
+    keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
+    shown = view.projection.name_alias or view.name
+    found = ViewRead(
+        name=view.projection.name_to_use(),
+        scan=rows.scan(rows.locate(config, source)),
+        keys={aliases.get(key, key): renamed.get(key, key) for key in keys},
+        features={f"{shown}__{n}" if full_names else n: renamed.get(n, n) for n in dict.fromkeys(names)},
+        event_time=renamed.get(source.timestamp_field, source.timestamp_field),
+        created=renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None,
+        ttl=view.ttl or None,
+        declared=(view.tags or {}).get(DECLARATION_TAG),
+    )
+    if not found.windowed:
+        _refuse_missing(view.name, found)
+    return found
+
+
+def _refuse_missing(name: str, view: ViewRead) -> None:
+    for column in view.columns:
+        if column not in view.scan.schema.names:
+            has = ", ".join(view.scan.schema.names)
+            raise SchemaMismatch(column, f"the source of feature view {name!r} has no such column; it has {has}")
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+_EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def between(column: pa.Field, first: datetime | None, last: datetime | None) -> pc.Expression | None:
+    """``first <= column <= last`` for a timestamp column of any unit and zone; None where nothing is ruled out, which
+    is also the answer for a column that is no timestamp: using it casts or refuses it."""
+    if not pa.types.is_timestamp(column.type):
+        return None
+    where = None
+    for end, low in ((first, True), (last, False)):
+        if end is None:
+            continue
+        moment = pa.scalar(utc(end), _TIME).cast(pa.timestamp("us", column.type.tz) if column.type.tz else _NAIVE)
+        bound = moment.cast(column.type, safe=False)
+        cut = bound.cast(moment.type).as_py() < moment.as_py()  # coarser than the moment: its unit has no such time
+        at = pc.field(column.name)
+        part = (at > bound if cut else at >= bound) if low else at <= bound
+        where = part if where is None else where & part
+    return where
+
+
+def as_time(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """``column`` if it holds timestamps, of any unit (without a zone they are UTC); dates are their first moment.
+    Raises `SchemaMismatch` for anything else."""
+    if pa.types.is_timestamp(column.type):
+        return column
+    if pa.types.is_date(column.type):
+        return column.cast(_NAIVE)
+    raise SchemaMismatch(name, f"a timestamp is needed, the source has {column.type}")
+
+
+def micros_utc(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Timestamps as microseconds in UTC; what is finer is cut off."""
+    return times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(_TIME)
+
+
+def utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def only(count: int) -> pa.ChunkedArray:
+    """The key of views without entities."""
+    return pa.chunked_array([pa.repeat(pa.scalar(0, pa.int8()), count)])
