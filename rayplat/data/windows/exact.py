@@ -12,6 +12,7 @@ the running sums and counted, so that they end with the window that holds them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,15 @@ class Prefixes:
     levels: tuple[Floats, ...]
     huge: Prefixes | None = None
     infinite: Ints | None = None
+
+    def rows(self, rows: Sequence[int]) -> Prefixes:
+        """Those of some rows."""
+        if len(rows) == len(self.levels[0]):
+            return self
+        chosen = list(rows)
+        huge = None if self.huge is None else self.huge.rows(chosen)
+        infinite = None if self.infinite is None else self.infinite[:, chosen]
+        return Prefixes(tuple(level[chosen] for level in self.levels), huge, infinite)
 
     def between(self, start: Ints, end: Ints) -> Pair:
         """The sums of terms ``start`` to ``end`` (excluded) as pairs ``(rows, len(start))``; the first is rounded."""
