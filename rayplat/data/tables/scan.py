@@ -1,95 +1,122 @@
-"""Reading and writing the Parquet files of one table version. Knows files, statistics and partitions, and
-nothing of the log that lists them: `tables` owns that.
+"""Reading the Parquet files of one table version. Knows files, statistics and partitions, and nothing of the log
+that lists them: `snapshot` makes a scan of it.
 
-A `Scan` is the pinned file list. Each file carries a guarantee, an expression that holds for all of its rows
-(partition values and minimum and maximum from the log), so files that cannot hold a wanted row are not opened.
+A `Scan` is the pinned file list. Each file carries what holds for all of its rows (partition values and minimum and
+maximum from the log), so files that cannot hold a wanted row are not opened.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from pathlib import PurePosixPath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
-from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
+from rayplat.data.tables import layout as layouts
+from rayplat.data.tables import statistics
+from rayplat.data.tables.layout import Layout, where_columns
+from rayplat.data.tables.place import Place
+from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch
 
-ROW_GROUP = 65_536
-FILE_ROWS = 2_000_000
-_STATISTICS = 32
-_MILLISECOND = timedelta(milliseconds=1)
+_BATCH_BYTES = 256 << 20  # larger files are read in pieces
+_BATCH_ROWS = 1 << 20
+_FORMAT = pads.ParquetFileFormat(coerce_int96_timestamp_unit="us")  # as nanoseconds, distant years would wrap round
+_UNKNOWN = re.compile(r"FieldRef\.\w+\((?:FieldRef\.Name\()?([^)]*)\)")
 
 
 @dataclass(frozen=True)
 class File:
-    """One data file of a version; ``guarantee`` holds for each of its rows."""
+    """One data file of a version. ``key`` is its path in the log; ``rows`` are those that are not deleted; ``ends``
+    holds (lowest, highest, whether there are no nulls) by column, ``deleted`` the positions of deleted rows (int64)."""
 
     path: str
     size_bytes: int
     rows: int | None
-    guarantee: pc.Expression
-
-
-@dataclass(frozen=True)
-class NewFile:
-    """A file that was written and belongs to no version yet. ``path`` is relative to the table."""
-
-    path: str
-    size_bytes: int
-    partition: dict[str, str | None]
-    statistics: str
-    rows: int
+    key: str = ""
+    partition: Mapping[str, Any] = field(default_factory=dict)
+    partition_text: Mapping[str, str | None] = field(default_factory=dict)
+    ends: Mapping[str, tuple[Any, Any, bool]] = field(default_factory=dict)
+    deleted: bytes = b""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A pinned list of files with the table's ``schema``; can be sent to workers."""
+    """A pinned list of files with the table's ``schema``; can be sent to workers. ``layout`` is None where files hold
+    the table's columns under their own names."""
 
-    uri: str
+    place: Place
     schema: pa.Schema
     files: tuple[File, ...]
+    layout: Layout | None = None
+
+    @property
+    def uri(self) -> str:
+        return self.place.uri
 
     def table(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
-        """Rows in the order in which the files were committed. Raises `SchemaMismatch` for an unknown column."""
-        self._check(columns)
-        try:
-            return self._dataset().to_table(columns=None if columns is None else list(columns), filter=where)
-        except FileNotFoundError as e:
-            raise NotFound("data file", str(e), f"a version of {self.uri} whose files were removed") from e
-        except pa.ArrowInvalid as e:
-            raise InvalidInput("where", f"{e} (columns are {', '.join(self.schema.names)})") from e
+        """Rows in the order in which the files were committed. Raises `SchemaMismatch` for an unknown column in
+        ``columns``, `InvalidInput` for one in ``where``, `NotFound` and `Corrupt` naming a file that is gone or
+        damaged."""
+        self.check(columns, where)
+        parts = list(self._parts(columns, where))
+        return pa.concat_tables(parts) if parts else self._empty(columns)
 
-    def batches(self, columns: Sequence[str] | None, where: pc.Expression | None) -> Iterator[pa.Table]:
-        """The same as tables of one file each."""
+    def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
+        """The same as tables of one file each; of a large file, of a part of it."""
+        self.check(columns, where)
         for file in self.files:
-            yield replace(self, files=(file,)).table(columns, where)
+            one = replace(self, files=(file,))
+            if file.size_bytes <= _BATCH_BYTES or not self._is_plain(file):
+                yield one.table(columns, where)
+                continue
+            names = self.schema.names if columns is None else list(columns)
+            with _named_errors(one):
+                for batch in one._dataset(where).to_batches(columns=names, filter=where, batch_size=_BATCH_ROWS):
+                    if batch.num_rows:
+                        yield pa.Table.from_batches([batch])
 
-    def head(self, limit: int) -> pa.Table:
+    def head(self, limit: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The first ``limit`` rows; opens only the files it needs."""
-        return self._dataset().head(limit)
+        self.check(columns, None)
+        parts: list[pa.Table] = []
+        for file in self.files:
+            left = limit - sum(part.num_rows for part in parts)
+            if left <= 0:
+                break
+            one = replace(self, files=(file,))
+            with _named_errors(one):
+                names = self.schema.names if columns is None else list(columns)
+                plain = self._is_plain(file)
+                parts.append(one._dataset(None).head(left, columns=names) if plain else one.table(names).slice(0, left))
+        return pa.concat_tables(parts) if parts else self._empty(columns)
 
     def prune(self, where: pc.Expression) -> Scan:
         """Without the files that cannot hold a row for which ``where`` is true."""
+        self.check(None, where)
         if not self.files:
             return self
-        kept = {fragment.path for fragment in self._dataset().get_fragments(filter=where)}
-        return replace(self, files=tuple(f for f in self.files if _inside(f.path) in kept))
+        kept = {fragment.path for fragment in self._dataset(where).get_fragments(filter=where)}
+        return replace(self, files=tuple(f for f in self.files if self.place.resolve(f.key) in kept))
 
-    def count(self) -> int:
-        if all(f.rows is not None for f in self.files):
-            return sum(f.rows or 0 for f in self.files)
-        return int(self._dataset().count_rows())
+    def count(self, where: pc.Expression | None = None) -> int:
+        """Rows (for which ``where`` is true); from the log alone where it tells."""
+        if where is not None:
+            self.check(None, where)
+            plain = self._only(plain=True)
+            with _named_errors(self):
+                found = int(plain._dataset(where).count_rows(filter=where)) if plain.files else 0
+            return found + sum(int(part.num_rows) for part in self._only(plain=False)._parts([], where))
+        known = sum(f.rows or 0 for f in self.files)
+        unknown = replace(self, files=tuple(f for f in self.files if f.rows is None))
+        with _named_errors(unknown):
+            return known + sum(self._footer_rows(file) for file in unknown.files)
+        return known
 
     def split(self, parts: int) -> list[Scan]:
         """At most ``parts`` scans with about equally many bytes, in file order."""
@@ -101,163 +128,87 @@ class Scan:
             before += file.size_bytes
         return [replace(self, files=tuple(group)) for group in groups if group]
 
-    def _check(self, columns: Sequence[str] | None) -> None:
+    # --- inside -----------------------------------------------------------------------------------
+
+    def check(self, columns: Sequence[str] | None, where: pc.Expression | None) -> None:
         for name in columns or ():
             if name not in self.schema.names:
                 raise SchemaMismatch(name, f"no such column; there are {', '.join(self.schema.names)}")
-
-    def _dataset(self) -> pads.Dataset:
-        filesystem, _ = pafs.FileSystem.from_uri(self.uri)
-        parquet = pads.ParquetFileFormat()
-        fragments = [parquet.make_fragment(_inside(f.path), filesystem, f.guarantee) for f in self.files]
-        return pads.FileSystemDataset(fragments, self.schema, parquet, filesystem)
-
-
-def guarantee(
-    schema: pa.Schema, partition: dict[str, Any], lowest: dict[str, Any], highest: dict[str, Any], nulls: dict[str, Any]
-) -> pc.Expression:
-    """What holds for all rows of a file. Strings and floats are left out: the log cuts long strings and a minimum
-    says nothing of NaN. The log keeps times to the millisecond only, so the upper end is widened by one."""
-    holds = pc.scalar(True)
-    for name, value in partition.items():
-        known = pa.scalar(value, schema.field(name).type)
-        holds = holds & (pc.field(name).is_null() if value is None else pc.field(name) == known)
-    for name, low in lowest.items():
-        high = highest.get(name)
-        if name in partition or not isinstance(low, int | date | datetime) or isinstance(low, bool) or high is None:
-            continue
-        dtype = schema.field(name).type
-        upper = high + _MILLISECOND if isinstance(high, datetime) else high
-        for end in (pc.field(name) >= pa.scalar(low, dtype), pc.field(name) <= pa.scalar(upper, dtype)):
-            holds = holds & (end if nulls.get(name) == 0 else end | pc.field(name).is_null())
-    return holds
-
-
-def delta_schema(schema: pa.Schema) -> pa.Schema:
-    """``schema`` in the types that a Delta table holds. Raises `SchemaMismatch` for a type it cannot hold."""
-    seen: set[str] = set()
-    for field in schema:
-        if field.name.lower() in seen:
-            raise SchemaMismatch(field.name, "a column of this name (case aside) comes twice")
-        seen.add(field.name.lower())
-    return pa.schema([pa.field(f.name, _delta_type(f.name, f.type), f.nullable) for f in schema])
-
-
-def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
-    """``data`` with the columns of ``schema``. Raises `SchemaMismatch` naming the first column that does not fit."""
-    for name in data.column_names:
-        if name not in schema.names:
-            raise SchemaMismatch(name, f"the table has no such column; it has {', '.join(schema.names)}")
-    columns = []
-    for field in schema:
-        if field.name not in data.column_names:
-            raise SchemaMismatch(field.name, f"missing in the data; the table declares {field.type}")
-        column = data[field.name]
-        found = pa.types.is_null(column.type) or _delta_type(field.name, column.type) == field.type
-        if not found:
-            raise SchemaMismatch(field.name, f"the table declares {field.type}, the data has {column.type}")
-        if not field.nullable and column.null_count:
-            raise SchemaMismatch(field.name, f"{column.null_count} nulls in a column declared as not null")
+        if where is None:
+            return
         try:
-            columns.append(column.cast(field.type))
-        except pa.ArrowInvalid as e:
-            raise SchemaMismatch(field.name, f"does not fit {field.type}: {e}") from e
-    return pa.table(columns, schema=schema)
+            self.schema.empty_table().filter(where)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, TypeError, KeyError) as e:
+            unknown = _UNKNOWN.search(str(e))
+            what = f"no column {unknown.group(1)!r}" if unknown and "No match" in str(e) else str(e)
+            raise InvalidInput("where", f"{what} (columns are {', '.join(self.schema.names)})") from e
+
+    def _parts(self, columns: Sequence[str] | None, where: pc.Expression | None) -> Iterator[pa.Table]:
+        names = None if columns is None else list(columns)
+        for plain, group in groupby(self.files, self._is_plain):
+            part = replace(self, files=tuple(group))
+            with _named_errors(part):
+                if plain:
+                    yield part._dataset(where).to_table(columns=names, filter=where)
+                else:
+                    files = part.files if where is None else part.prune(where).files
+                    yield from (part._read(file, columns, where) for file in files)
+
+    def _read(self, file: File, columns: Sequence[str] | None, where: pc.Expression | None) -> pa.Table:
+        """One file by way of its layout."""
+        wanted = self.schema.names if columns is None else list(columns)
+        used = [] if where is None else where_columns(where, self.schema.names)
+        schema = pa.schema([f for f in self.schema if f.name in wanted or f.name in used])
+        fragment = _FORMAT.make_fragment(self.place.resolve(file.key), self.place.filesystem)
+        layout = self.layout or Layout("none", [{"name": f.name, "type": "", "metadata": {}} for f in self.schema])
+        if not len(schema):  # only the number of rows is asked for
+            schema = self.schema
+        rows = layouts.read(fragment, schema, layout, file.partition, np.frombuffer(file.deleted, np.int64))
+        return (rows if where is None else rows.filter(where)).select(wanted)
+
+    def _is_plain(self, file: File) -> bool:
+        return self.layout is None and not file.deleted
+
+    def _footer_rows(self, file: File) -> int:
+        fragment = _FORMAT.make_fragment(self.place.resolve(file.key), self.place.filesystem)
+        return int(fragment.count_rows()) - len(file.deleted) // 8
+
+    def _only(self, plain: bool) -> Scan:
+        return replace(self, files=tuple(f for f in self.files if self._is_plain(f) == plain))
+
+    def _empty(self, columns: Sequence[str] | None) -> pa.Table:
+        return self.schema.empty_table() if columns is None else self.schema.empty_table().select(list(columns))
+
+    def _dataset(self, where: pc.Expression | None) -> pads.Dataset:
+        """The files with the guarantees that ``where`` can use."""
+        used = [] if where is None else where_columns(where, self.schema.names)
+        filesystem, fragments = self.place.filesystem, []
+        for file in self.files:
+            ends = {name: file.ends[name] for name in used if name in file.ends}
+            holds = statistics.guarantee(self.schema, file.partition, ends)
+            fragments.append(_FORMAT.make_fragment(self.place.resolve(file.key), filesystem, holds))
+        return pads.FileSystemDataset(fragments, self.schema, _FORMAT, filesystem)
 
 
-def write_files(uri: str, data: pa.Table, partition_by: Sequence[str], stem: str | None = None) -> list[NewFile]:
-    """Write ``data`` (already conformed) under ``uri``; the files count only once a commit names them.
+class _named_errors:  # noqa: N801 - reads as a context
+    """Turns what Arrow says of a missing or damaged file into an error that names the file."""
 
-    ``stem`` names the files: sorted stems give the order of rows.
-    """
-    stem = stem or f"part-00000-{uuid.uuid4()}"
-    filesystem, root = pafs.FileSystem.from_uri(uri)
-    written = []
-    for partition, rows in _partitions(data, partition_by):
-        folder = PurePosixPath(*(f"{k}={_quoted(v)}" for k, v in partition.items()))
-        filesystem.create_dir(f"{root}/{folder}", recursive=True)
-        for start in range(0, rows.num_rows, FILE_ROWS):
-            path = str(folder / f"{stem}-{start // FILE_ROWS:03d}.parquet")
-            piece = rows.slice(start, FILE_ROWS)
-            strings = [f.name for f in piece.schema if pa.types.is_string(f.type)]
-            with filesystem.open_output_stream(f"{root}/{path}") as out:
-                pq.write_table(piece, out, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=strings)
-            size = filesystem.get_file_info(f"{root}/{path}").size
-            written.append(NewFile(path, size, partition, _statistics(piece), piece.num_rows))
-    return written
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
 
+    def __enter__(self) -> None:
+        return None
 
-def remove_files(uri: str, files: Sequence[NewFile]) -> None:
-    """Delete files that no commit names."""
-    filesystem, root = pafs.FileSystem.from_uri(uri)
-    for file in files:
-        filesystem.delete_file(f"{root}/{file.path}")
-
-
-def remove_written(uri: str, stem_part: str) -> None:
-    """Delete what a failed write left: the files whose name contains ``stem_part``."""
-    filesystem, root = pafs.FileSystem.from_uri(uri)
-    for entry in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-        if entry.type == pafs.FileType.File and stem_part in entry.base_name:
-            filesystem.delete_file(entry.path)
-
-
-def _partitions(data: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
-    if not by:
-        yield {}, data
-        return
-    for values in data.select(list(by)).group_by(list(by)).aggregate([]).to_pylist():
-        matches = pc.scalar(True)
-        for name, value in values.items():
-            same = pa.scalar(value, data.schema.field(name).type)
-            matches = matches & (pc.field(name).is_null() if value is None else pc.field(name) == same)
-        partition = {k: None if v is None else str(v) for k, v in values.items()}
-        yield partition, data.filter(matches).drop_columns(list(by))
-
-
-def _statistics(data: pa.Table) -> str:
-    """Delta's statistics of the leading columns: rows, nulls, and ends of integers, dates and times."""
-    lowest, highest, nulls = {}, {}, {}
-    for field in list(data.schema)[:_STATISTICS]:
-        nulls[field.name] = data[field.name].null_count
-        if pa.types.is_integer(field.type) or pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
-            ends = pc.min_max(data[field.name]).as_py()
-            if ends["min"] is not None:
-                lowest[field.name] = _plain(ends["min"], math.floor)
-                highest[field.name] = _plain(ends["max"], math.ceil)
-    tree = {"numRecords": data.num_rows, "minValues": lowest, "maxValues": highest, "nullCount": nulls}
-    return json.dumps(tree)
-
-
-def _plain(value: Any, whole: Any) -> Any:
-    if isinstance(value, datetime):
-        day = value.replace(microsecond=0, tzinfo=None)
-        at = day + timedelta(milliseconds=whole(value.microsecond / 1000))
-        return at.isoformat(timespec="milliseconds") + ("Z" if value.tzinfo else "")
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def _delta_type(name: str, dtype: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(dtype):
-        return _delta_type(name, dtype.value_type)
-    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
-        return pa.string()
-    if pa.types.is_timestamp(dtype):
-        return pa.timestamp("us", tz="UTC")
-    if pa.types.is_map(dtype):
-        return pa.map_(_delta_type(name, dtype.key_type), _delta_type(name, dtype.item_type))
-    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
-        return pa.list_(_delta_type(name, dtype.value_type))
-    held = (pa.types.is_signed_integer, pa.types.is_float32, pa.types.is_float64, pa.types.is_boolean)
-    if any(is_one(dtype) for is_one in (*held, pa.types.is_string, pa.types.is_binary, pa.types.is_date32)):
-        return dtype
-    raise SchemaMismatch(name, f"a table cannot hold {dtype}; cast it to a signed integer, double, string or timestamp")
-
-
-def _quoted(value: str | None) -> str:
-    return "__HIVE_DEFAULT_PARTITION__" if value is None else quote(value, safe=" ")
-
-
-def _inside(path: str) -> str:
-    """The path as its file system knows it."""
-    return path.partition("://")[2] if "://" in path else path
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, pa.ArrowException | OSError) or isinstance(error, MemoryError):
+            return
+        for file in self._scan.files:
+            path = self._scan.place.resolve(file.key)
+            try:
+                _FORMAT.make_fragment(path, self._scan.place.filesystem).to_table()
+            except FileNotFoundError as e:
+                hint = f"the version of {self._scan.uri} that it belongs to was vacuumed or the table was replaced"
+                raise NotFound("data file", file.path, hint) from e
+            except (pa.ArrowException, OSError) as e:
+                raise Corrupt(f"data file {file.path}", "a readable Parquet file", str(e)) from e
+        raise InvalidInput(f"table {self._scan.place.name}", f"its files do not fit its columns: {error}") from error

@@ -1,0 +1,310 @@
+"""The log of one table: loading a version, committing one, listing commits. Knows delta-rs and nothing of what files
+hold. A reader never sees half a commit; a commit with ``once`` happens at most once.
+
+Two kinds of commit. A *rebased* one (append, compaction) holds whatever others committed since its snapshot, unless
+they took away a file that it takes away. An *exact* one (overwrite, replace, delete, upsert) follows the very version
+it was planned on: delta-rs alone would let a stale overwrite keep rows that were appended meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from rayplat.data.tables.features import refuse_unreadable
+from rayplat.data.tables.place import Place
+from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+    from rayplat.data.tables.files import NewFile
+    from rayplat.data.tables.scan import File
+
+log = logging.getLogger(__name__)
+
+At = int | datetime | None
+Transaction = tuple[str, int]
+T = TypeVar("T")
+
+_REBASES = 100
+_PATIENCE_S = 120.0
+_LONGEST_PAUSE_S = 2.0
+_READERS = 16
+_COMMIT_ID = "commit_id"
+
+
+class Moved(Exception):
+    """Another writer committed something that this change has to be planned on."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one commit does: ``removes`` go, ``adds`` come; ``everything`` takes away all files of the snapshot and
+    lets ``schema`` replace the table's. ``data_change`` is False where rows only move between files.
+
+    ``noted`` is kept with the commit; ``once`` are application transactions: the rows count as committed under them.
+    """
+
+    adds: Sequence[NewFile] = ()
+    removes: Sequence[File] = ()
+    everything: bool = False
+    schema: pa.Schema | None = None
+    exact: bool = True
+    data_change: bool = True
+    noted: Mapping[str, str] = field(default_factory=dict)
+    once: Sequence[Transaction] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One commit as the log holds it. ``info`` is what its writer noted (may be empty: the format allows it)."""
+
+    version: int
+    at: datetime
+    info: Mapping[str, Any]
+
+
+def exists(place: Place) -> bool:
+    """Whether there is a log."""
+    from deltalake import DeltaTable
+
+    return bool(DeltaTable.is_deltatable(place.uri, place.storage_options))
+
+
+def load(place: Place, version: At = None) -> DeltaTable:
+    """The table at ``version`` (a number, the last one at a moment, None: the latest).
+
+    Raises `NotFound` for a table or version that is not there and for a moment before the first version,
+    `InvalidInput` naming features that would be read wrong, `Corrupt` for a log that cannot be read.
+    """
+    if isinstance(version, datetime):
+        version = at_moment(place, version)
+    if version is not None and version < 0:
+        raise NotFound("table version", f"{place.name}@{version}", "versions are numbered from 0")
+    table = _open(place, version)
+    refuse_unreadable(place.name, table)
+    return table
+
+
+def commit(place: Place, table: DeltaTable, change: Change) -> int:
+    """Commit ``change``, planned on the snapshot ``table``; the new version. Raises `Moved` where it has to be planned
+    anew, `Unavailable` where the log cannot be written (a full disk)."""
+    from deltalake import CommitProperties, Schema
+    from deltalake import Transaction as AppTransaction
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    base, mark = table.version(), uuid.uuid4().hex
+    properties = CommitProperties(
+        custom_metadata={**change.noted, _COMMIT_ID: mark},
+        max_commit_retries=0 if change.exact else _REBASES,
+        app_transactions=[AppTransaction(app, n) for app, n in change.once],
+    )
+    declared = table.schema() if change.schema is None else Schema.from_arrow(change.schema)
+    actions = add_actions(change.adds, change.data_change)
+    actions += [_remove(file, change.data_change) for file in change.removes]
+    mode, parts = "overwrite" if change.everything else "append", list(table.metadata().partition_columns)
+    try:
+        table.create_write_transaction(actions, mode, declared, partition_by=parts, commit_properties=properties)
+    except (DeltaError, OSError) as e:
+        landed = _landed(place, base, mark)  # the answer of a storage may get lost
+        if landed is not None:
+            return landed
+        if is_full(e):
+            raise no_space(place, e) from e
+        if isinstance(e, CommitFailedError) and _is_conflict(e):
+            raise Moved(str(e)) from e
+        raise Unavailable(f"table {place.name}", f"the commit failed, the table is unchanged: {e}") from e
+    return base + 1 if change.exact else _found(place, base, mark)
+
+
+def add_actions(files: Sequence[NewFile], data_change: bool = True) -> list[Any]:
+    """As delta-rs takes them."""
+    from deltalake.transaction import AddAction
+
+    now = int(time.time() * 1000)
+    return [AddAction(f.path, f.size_bytes, f.partition, now, data_change, f.statistics) for f in files]
+
+
+def attempt(place: Place, once: Sequence[Transaction], plan: Callable[[DeltaTable], int | None]) -> int:
+    """Run ``plan`` (it commits on the snapshot it is given) until no other writer comes between; the version it made,
+    or the snapshot's where ``once`` is committed already or nothing had to be. Raises `Conflict` after two minutes."""
+    until, pause = time.monotonic() + _PATIENCE_S, 0.02
+    while True:
+        table = load(place)
+        if committed(place, table, once):
+            return int(table.version())
+        try:
+            version = plan(table)
+            return int(table.version()) if version is None else version
+        except Moved as e:
+            if time.monotonic() > until:
+                raise Conflict(f"table {place.name!r} kept changing while it was written; try again ({e})") from e
+            log.debug("planned anew", extra={"table": place.name, "reason": str(e)})
+            time.sleep(random.uniform(0, pause))
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+
+def committed(place: Place, table: DeltaTable, once: Sequence[Transaction]) -> bool:
+    """Whether all of ``once`` are in the table. Raises `Conflict` where only some are."""
+    found = {app: table.transaction_version(app) for app, _ in once}
+    done = [app for app, n in once if (last := found[app]) is not None and last >= n]
+    if done and len(done) < len(once):
+        what = ", ".join(done)
+        raise Conflict(f"rows of {what} are already in table {place.name!r}; leave them out and append the rest")
+    return bool(once) and len(done) == len(once)
+
+
+def entries(place: Place) -> list[Entry]:
+    """All commits whose log file is there, newest first."""
+    found = _listed(place)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda pair: _entry(place, *pair), reversed(found)))
+
+
+def entry(place: Place, version: int) -> Entry:
+    """One commit. Raises `NotFound`."""
+    path = f"{place.root}/_delta_log/{version:020d}.json"
+    found = place.filesystem.get_file_info(path)
+    if found.type != pafs.FileType.File:
+        raise NotFound("table version", f"{place.name}@{version}")
+    return _entry(place, version, found)
+
+
+def at_moment(place: Place, moment: datetime) -> int:
+    """The last version committed at ``moment`` or before (a naive one is UTC): by the time in the commit itself, else
+    its writer's clock, else that of its file. Raises `NotFound` naming the first version's time."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    found = entries(place)
+    for one in found:
+        if one.at <= moment:
+            return one.version
+    if not found:
+        load(place)  # no table, or one whose log is a checkpoint only
+    first = f"the first version is of {found[-1].at.isoformat()}" if found else "no commit is kept"
+    raise NotFound("table version", f"{place.name}@{moment.isoformat()}", first)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that no space is left."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    text = str(error).lower()
+    return "no space left" in text or "os error 28" in text or "quota exceeded" in text
+
+
+def no_space(place: Place, error: BaseException, path: str = "") -> Unavailable:
+    where = f"{place.uri}/{path}" if path else place.uri
+    return Unavailable(
+        f"table {place.name}", f"no space left while {where} was written ({error}); the table is unchanged"
+    )
+
+
+# --- inside ---------------------------------------------------------------------------------------
+
+
+def _open(place: Place, version: int | None) -> DeltaTable:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    try:
+        return DeltaTable(place.uri, version=version, storage_options=place.storage_options)
+    except TableNotFoundError as e:
+        if version is None or not exists(place):
+            raise NotFound("table", place.name, f"there is no log in {place.uri}") from e
+        raise _no_version(place, version, e) from e
+    except (DeltaError, OSError) as e:
+        if version is not None and not _is_feature(e):
+            raise _no_version(place, version, e) from e
+        if _is_feature(e):
+            raise InvalidInput(f"table {place.name}", f"cannot be read right: {e}") from e
+        if isinstance(e, OSError):
+            raise
+        raise Corrupt(f"the log of table {place.name}", "a readable Delta log", str(e)) from e
+
+
+def _no_version(place: Place, version: int, error: Exception) -> Exception:
+    latest = _open(place, None).version()
+    if version > latest:
+        return NotFound("table version", f"{place.name}@{version}", f"the latest is {latest}")
+    return NotFound("table version", f"{place.name}@{version}", f"its log was removed or is damaged: {error}")
+
+
+def _is_feature(error: Exception) -> bool:
+    from deltalake.exceptions import DeltaProtocolError
+
+    text = str(error).lower()
+    return isinstance(error, DeltaProtocolError) or "unsupported" in text or "catalog-managed" in text
+
+
+def _is_conflict(error: Exception) -> bool:
+    text = str(error).lower()
+    exact = "failed to commit transaction: " in text and text.rsplit(": ", 1)[1].strip().isdecimal()  # no attempts left
+    return exact or "concurrent" in text or "already exists" in text
+
+
+def _listed(place: Place) -> list[tuple[int, pafs.FileInfo]]:
+    """The commit files, oldest first."""
+    folder = pafs.FileSelector(f"{place.root}/_delta_log", allow_not_found=True)
+    found = [(f.base_name.partition(".")[0], f) for f in place.filesystem.get_file_info(folder)]
+    return sorted(
+        ((int(stem), f) for stem, f in found if stem.isdecimal() and f.base_name == f"{stem}.json"),
+        key=lambda pair: pair[0],
+    )
+
+
+def actions(place: Place, version: int) -> list[dict[str, Any]]:
+    """All actions of one commit, in their order. Raises `NotFound` where its log file is not there."""
+    path = f"{place.root}/_delta_log/{version:020d}.json"
+    try:
+        with place.filesystem.open_input_stream(path) as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError as e:
+        raise NotFound("table version", f"{place.name}@{version}", "its log was removed") from e
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _entry(place: Place, version: int, file: pafs.FileInfo) -> Entry:
+    info: dict[str, Any] = {}
+    for action in actions(place, version):
+        info = action.get("commitInfo") or info
+    stamp = info.get("inCommitTimestamp", info.get("timestamp"))
+    written = file.mtime if file.mtime is not None else datetime.fromtimestamp(0, UTC)
+    at = written.astimezone(UTC) if stamp is None else datetime.fromtimestamp(int(stamp) / 1000, UTC)
+    return Entry(version, at, info)
+
+
+def _landed(place: Place, base: int, mark: str) -> int | None:
+    """The version that carries ``mark``, if one after ``base`` does."""
+    for version, file in _listed(place):
+        if version > base and _entry(place, version, file).info.get(_COMMIT_ID) == mark:
+            return version
+    return None
+
+
+def _found(place: Place, base: int, mark: str) -> int:
+    """The version of a rebased commit: almost always the next."""
+    version = base + 1
+    while True:
+        if entry(place, version).info.get(_COMMIT_ID) == mark:
+            return version
+        version += 1
+
+
+def _remove(file: File, data_change: bool) -> Any:
+    from deltalake.transaction import RemoveAction
+
+    now = int(time.time() * 1000)
+    return RemoveAction(file.key, data_change, now, file.size_bytes, dict(file.partition_text))
