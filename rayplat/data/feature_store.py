@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayplat.data.features import Entity, FeatureService, FeatureView
-from rayplat.data.online import OnlineFeatures
+from rayplat.data.features import Entity, FeatureService, FeatureView, View
+from rayplat.data.online import OnlineFeatures, catalog
 from rayplat.data.online.materialize import advance
-from rayplat.data.online.sqlite import OnlineDatabase
+from rayplat.data.online.store import open_store
 from rayplat.errors import NotFound
 from rayplat.settings import Settings
 from rayplat.types import FeatureViewInfo
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rayplat.data.tables import Tables
 
 PROJECT = "rayplat"
-_ONLINE_STORE = "rayplat.data.feast.online_store.NewestSqliteOnlineStore"
+_ONLINE_STORE = "rayplat.data.feast.online_store.NewestOnlineStore"
 
 
 class FeatureStore:
@@ -35,7 +35,7 @@ class FeatureStore:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = OnlineDatabase(settings.online_store)
+        self._online = open_store(settings.online_store)
 
     def apply(
         self, entities: Sequence[Entity], views: Sequence[FeatureView], services: Sequence[FeatureService]
@@ -45,50 +45,52 @@ class FeatureStore:
         own = {entity.name: _feast_entity(entity) for entity in entities}
         made = {view.name: _feast_view(view, own[view.entity.name], self._settings.tables_uri) for view in views}
         store.apply([*own.values(), *made.values(), *(_feast_service(service, made) for service in services)])
+        declared = {view.id: view for view in (*views, *(v for service in services for v in service.views))}
+        for view in declared.values():
+            catalog.declare(self._online, catalog.Definition.of(view))
         for service in services:
-            self._database.put_service(service.name, json.dumps(service.to_dict()))
+            catalog.put_service(self._online, service)
 
     def views(self) -> list[FeatureViewInfo]:
         """All registered views, by name."""
-        return [self.declaration(name).info() for name in self._declared()]
+        known = catalog.current(self._online).values()
+        return [definition.view().info() for definition in known if definition.declaration is not None]
 
     def view(self, name: str) -> FeatureViewInfo:
         """Raises `NotFound`."""
         return self.declaration(name).info()
 
-    def declaration(self, name: str) -> FeatureView:
+    def declaration(self, name: str) -> View:
         """The declaration of a view as it was applied. Raises `NotFound`."""
-        text = self._database.get(name).declaration
-        if text is None:
+        found = catalog.get(self._online, name)
+        if found.declaration is None:
             raise NotFound("feature view", name, "Feast has one of this name, but it was not declared here")
-        return FeatureView.from_dict(json.loads(text))
+        return found.view()
 
     def services(self) -> dict[str, tuple[str, ...]]:
         """Names of the services, each with its views in lookup order."""
-        return {name: tuple(v.name for v in self.service(name).views) for name in self._database.services()}
+        return {name: tuple(v.name for v in self.service(name).views) for name in catalog.services(self._online)}
 
     def service(self, name: str) -> FeatureService:
         """Raises `NotFound`."""
-        found = self._database.services()
-        if name not in found:
-            raise NotFound("feature service", name, f"there are {', '.join(found) or 'none'}")
-        return FeatureService.from_dict(json.loads(found[name]))
+        return catalog.get_service(self._online, name)
 
     def materialize(
-        self, tables: Tables, views: Sequence[FeatureView], upto: datetime, *, fresh: bool = False
+        self, tables: Tables, views: Sequence[View], upto: datetime, *, fresh: bool = False
     ) -> dict[str, int]:
         """Bring the online rows of ``views`` to what was known at ``upto``; rows written per view.
 
-        Only what is new since the last time is read, unless the feature table has another version. Time does not
-        run backwards: an earlier ``upto`` changes nothing, unless ``fresh`` first drops what is there (readers see
-        the old rows until the new ones are complete).
+        Only what is new since the last time is read: later events, and what changed in the feature table. Time does
+        not run backwards: an earlier ``upto`` changes nothing, unless ``fresh`` first drops what is there (readers
+        see the old rows until the new ones are complete). Views computed on request have nothing to write.
         """
-        return {view.name: advance(self._database, tables, view, upto, fresh=fresh) for view in views}
+        stored = [view for view in views if isinstance(view, FeatureView)]
+        return {view.name: advance(self._online, tables, view, upto, fresh=fresh) for view in stored}
 
     def online(self, service: str) -> OnlineFeatures:
         """Lookup of a service's features. Raises `NotFound`."""
         found = self.service(service)
-        return OnlineFeatures(self._settings, found.view_digests(), found.entity.join_key)
+        return OnlineFeatures(self._settings, found.view_digests(), found.entity.join_keys)
 
     def feast(self) -> feast.FeatureStore:
         """Feast's own store on the same registry and online rows."""
@@ -105,9 +107,6 @@ class FeatureStore:
             entity_key_serialization_version=3,
         )
         return feast.FeatureStore(config=config)
-
-    def _declared(self) -> list[str]:
-        return [name for name in self._database.names() if self._database.get(name).declaration is not None]
 
 
 def _feast_entity(entity: Entity) -> feast.Entity:

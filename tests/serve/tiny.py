@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.data.features import Entity, FeatureView, Field
-from rayplat.data.online.sqlite import Definition, OnlineDatabase
+from rayplat.data.online import catalog, open_store
+from rayplat.data.online.store import NO_CREATED, Batch
+from rayplat.data.online.values import encode
 from rayplat.settings import Settings
 from rayplat.types import FeatureSpec, ModelSpec
 
@@ -50,9 +51,8 @@ def put_bundle(settings: Settings, answer: float) -> str:
 
 def put_features(settings: Settings) -> None:
     """Flights F0 to F99 (distance 0 to 99, carrier UA) known from `DEPARTURE`, and F-bare without a distance."""
-    database = OnlineDatabase(settings.online_store)
-    names = tuple(VIEW.feature_names)
-    database.declare(Definition(VIEW.name, VIEW.digest(), names, json.dumps(VIEW.to_dict())))
+    store = open_store(settings.online_store)
+    catalog.declare(store, catalog.Definition.of(VIEW))
     moment = int(DEPARTURE.timestamp()) * 1_000_000
-    rows = [(f"F{i}", moment, json.dumps([float(i), "UA"])) for i in range(100)]
-    database.upsert(VIEW.name, [*rows, ("F-bare", moment, json.dumps([None, "UA"]))])
+    values = {f"F{i}": [float(i), "UA"] for i in range(100)} | {"F-bare": [None, "UA"]}
+    store.write(VIEW.id, Batch((key.encode(), moment, NO_CREATED, encode(found)) for key, found in values.items()))

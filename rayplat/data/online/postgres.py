@@ -53,6 +53,9 @@ INSERT INTO rp_online_tiles VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (view, key, kind, clock, tile) DO UPDATE SET value = excluded.value
 """
 _DROP_TILE = "DELETE FROM rp_online_tiles WHERE view = %s AND key = %s AND kind = %s AND clock = %s AND tile = %s"
+_TILE = """
+SELECT kind, value FROM rp_online_tiles WHERE view = %s AND key = %s AND kind > 0 AND clock = %s AND tile = %s
+"""
 _READ_ROWS = """
 SELECT asked.n, r.key, r.event_us, r.value
 FROM unnest(%s::int[], %s::bigint[], %s::bytea[]) AS asked (n, view, key)
@@ -154,13 +157,12 @@ class PostgresStore:
 
     def amend(self, view: str, tiles: Sequence[TileId], change: Change) -> None:
         number = view_number(view)
-        query = "SELECT kind, value FROM rp_online_tiles WHERE view = %s AND key = %s AND kind > 0 AND clock = %s AND tile = %s"
 
         def work(db: psycopg.Connection) -> None:
             for key in sorted({key for key, _, _ in tiles}):  # in one order, so that two pushes never wait in a ring
                 db.execute("SELECT pg_advisory_xact_lock(%s)", (_lock(number, key),))
             for key, clock, tile in tiles:
-                now = dict(db.execute(query, (number, key, clock, tile)).fetchall())
+                now: dict[int, bytes] = dict(db.execute(_TILE, (number, key, clock, tile)).fetchall())
                 made = change((key, clock, tile), now.get(_EVENTS), now.get(_PUSHED))
                 place = (number, key, _PUSHED, clock, tile)
                 if made is None:
@@ -238,7 +240,9 @@ def _connect(url: str) -> psycopg.Connection:
         psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # its text would show the URL
         raise InvalidInput("data.online_store", f"{shown(url)} is no PostgreSQL URL") from None
-    db = _bounded().connect(url, connect_timeout=_CONNECT_S, autocommit=True, application_name="rayplat online store")
+    db: psycopg.Connection = _bounded().connect(
+        url, connect_timeout=_CONNECT_S, autocommit=True, application_name="rayplat online store"
+    )
     with db.transaction():
         db.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
         db.execute(_SCHEMA)
@@ -292,7 +296,9 @@ def _split(number: int, batch: Batch) -> Iterator[tuple[Any, ...]]:
 
 
 def _note(db: psycopg.Connection, kind: str, name: str, text: str) -> None:
-    query = "INSERT INTO rp_online_notes VALUES (%s, %s, %s) ON CONFLICT (kind, name) DO UPDATE SET text = excluded.text"
+    query = (
+        "INSERT INTO rp_online_notes VALUES (%s, %s, %s) ON CONFLICT (kind, name) DO UPDATE SET text = excluded.text"
+    )
     db.execute(query, (kind, name, text))
 
 

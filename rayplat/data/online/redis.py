@@ -109,7 +109,7 @@ class RedisStore:
 
     def notes(self, kind: str) -> dict[str, str]:
         with self._server() as client:
-            found: Mapping[bytes, bytes] = client.hgetall(f"rp:n:{kind}")
+            found: Any = client.hgetall(f"rp:n:{kind}")
         return {name.decode(): text.decode() for name, text in sorted(found.items())}
 
     def cursor(self, view: str) -> dict[str, Any] | None:
@@ -135,7 +135,7 @@ class RedisStore:
                 client.hset(_CURSOR, view, json.dumps(dict(batch.cursor)))
 
     def read(self, rows: Sequence[RowsOf], tiles: Sequence[TilesOf] = ()) -> tuple[list[Found], list[FoundTiles]]:
-        views = list(dict.fromkeys(ask.view.encode() for ask in (*rows, *tiles)))
+        views = list(dict.fromkeys(view.encode() for view in (*(r.view for r in rows), *(t.view for t in tiles))))
         if not views:
             return [], []
         with self._server() as client:
@@ -218,9 +218,9 @@ class RedisStore:
             for ask in rows:
                 name = _row(ask.view, used[ask.view.encode()], b"")
                 calls.mget([name + key for key in ask.keys] or [b""])
-            for ask in tiles:
-                keys = [_tile(ask.view, used[ask.view.encode()], ask.key), _pushed(ask.view, ask.key)]
-                calls.evalsha(self._sha(client, _TILES), 2, *keys, ask.clock, ask.first, ask.last, *ask.ends)
+            for t in tiles:
+                keys = [_tile(t.view, used[t.view.encode()], t.key), _pushed(t.view, t.key)]
+                calls.evalsha(self._sha(client, _TILES), 2, *keys, t.clock, t.first, t.last, *t.ends)
             try:
                 now, *answers = calls.execute()
             except redis.exceptions.NoScriptError:
@@ -246,9 +246,9 @@ class RedisStore:
         return [tile for tile, done in zip(tiles, swaps.execute(), strict=True) if not done]
 
     def _generation(self, client: redis.Redis, view: str) -> bytes:
-        found: bytes = client.hget(_GEN, view) or b"0"
+        found: Any = client.hget(_GEN, view) or b"0"
         self._generations[view.encode()] = found
-        return found
+        return bytes(found)
 
     def _call(self, client: redis.Redis, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         import redis
@@ -273,7 +273,9 @@ class RedisStore:
         try:
             yield self._connected()
         except (redis.ConnectionError, redis.TimeoutError) as e:
-            reason = f"Redis at {shown(self._url)} does not answer ({type(e).__name__}); start it or see data.online_store"
+            reason = (
+                f"Redis at {shown(self._url)} does not answer ({type(e).__name__}); start it or see data.online_store"
+            )
             raise Unavailable("the online store", reason) from e
         except redis.RedisError as e:
             raise Unavailable("the online store", f"Redis at {shown(self._url)} refuses: {e}") from e
@@ -335,7 +337,7 @@ def _put_tiles(client: redis.Redis, view: str, generation: bytes, tiles: Iterabl
     for part in _parts(tiles):
         calls = client.pipeline(transaction=True)
         for key, clock, tile, moments, events in part:
-            mapping = {f"m{clock}:{tile}": moments, f"e{clock}:{tile}": events}
+            mapping: Any = {f"m{clock}:{tile}": moments, f"e{clock}:{tile}": events}
             calls.hset(_tile(view, generation, key), mapping=mapping)
         calls.execute()
 
@@ -360,7 +362,8 @@ def _sweep(client: redis.Redis, view: str, generation: bytes | None, *, pushed: 
 def _drop_before(client: redis.Redis, view: str, before: int) -> None:
     for kind in (b"t", b"p"):
         for name in _scan(client, view, kind):
-            old = [f for f in client.hkeys(name) if int(f.rpartition(b":")[2]) < before]
+            fields: Any = client.hkeys(name)
+            old = [field for field in fields if int(field.rpartition(b":")[2]) < before]
             if old:
                 client.hdel(name, *old)
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rayplat.data.online.database import Definition, OnlineDatabase, Row  # noqa: F401
 from rayplat.data.online.store import Batch, Change, Found, FoundTiles, RowsOf, TileId, TilesOf
 from rayplat.data.online.values import view_number
 from rayplat.errors import Unavailable

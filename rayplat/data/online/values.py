@@ -52,7 +52,7 @@ def normal_key(key: Key, names: Sequence[str], dtypes: Sequence[str]) -> tuple[A
 
 
 def _part(value: Any, name: str, dtype: str) -> Any:
-    if value is None or isinstance(value, str) and dtype == "string":
+    if value is None or (isinstance(value, str) and dtype == "string"):
         return value
     if dtype == "string":
         raise InvalidInput(name, f"keys are strings, got {value!r}")

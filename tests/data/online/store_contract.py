@@ -131,7 +131,11 @@ class StoreContract:
     def test_tiles_of_a_span(self, store: OnlineStore) -> None:
         made = [(b"k", 0, n, b"m%d" % n, b"e%d" % n) for n in (-1, 3, 4, 7, 9)]
         store.write(VIEW, Batch(tiles=[*made, (b"k", 1, 4, b"other clock", b""), (b"l", 0, 4, b"other key", b"")]))
-        asked = [TilesOf(VIEW, b"k", 0, -1, 7, (3, 5)), TilesOf(VIEW, b"l", 0, 0, 9, ()), TilesOf(OTHER, b"k", 0, 0, 9, (3,))]
+        asked = [
+            TilesOf(VIEW, b"k", 0, -1, 7, (3, 5)),
+            TilesOf(VIEW, b"l", 0, 0, 9, ()),
+            TilesOf(OTHER, b"k", 0, 0, 9, (3,)),
+        ]
         first, second, third = store.read([], asked)[1]
         assert first.moments == {-1: b"m-1", 3: b"m3", 4: b"m4", 7: b"m7"}
         assert first.events == {3: b"e3"}
@@ -173,7 +177,9 @@ class StoreContract:
         def push(name: int) -> None:
             for n in range(10):
                 mark = b"%d.%d " % (name, n)
-                store.amend(VIEW, [(b"k", 0, 1), (b"l", 0, n)], lambda tile, events, pushed: (pushed or b"") + mark)
+                store.amend(
+                    VIEW, [(b"k", 0, 1), (b"l", 0, n)], lambda _, events, pushed, mark=mark: (pushed or b"") + mark
+                )
 
         at_once([threading.Thread(target=push, args=(name,)) for name in range(6)])
         pushed = store.read([], [TilesOf(VIEW, b"k", 0, 0, 2, ())])[1][0].pushed[1].split()

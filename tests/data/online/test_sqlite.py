@@ -26,5 +26,5 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match="file/x/online.db"):
+    with pytest.raises(Unavailable, match=r"file/x/online\.db"):
         SqliteStore(str(tmp_path / "file" / "x" / "online.db")).notes("view")
