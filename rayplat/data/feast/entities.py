@@ -85,10 +85,11 @@ def event_time_of(schema: pa.Schema) -> str:
 
 def moments(views: Sequence[ViewRead], first: datetime, last: datetime) -> pa.Table:
     """Entity rows for a retrieval that gives none: each distinct key and event time that a view has in the range,
-    ends included, sorted by time. Raises `InvalidInput` for views of windows: they have values at any moment."""
+    ends included, sorted by time. Views without entities give rows only where no view has any. Raises `InvalidInput`
+    for views of windows: they have values at any moment."""
     keys = list(dict.fromkeys(key for view in views for key in view.keys))
     parts = []
-    for view in views:
+    for view in [view for view in views if view.keys or view.windowed] or views:
         if view.windowed:
             raise InvalidInput("entity_df", f"feature view {view.name!r} has windows, which need entity rows")
         where = between(view.scan.schema.field(view.event_time), first, last)
@@ -96,7 +97,7 @@ def moments(views: Sequence[ViewRead], first: datetime, last: datetime) -> pa.Ta
         read = view.scan.table(columns, where)
         named = {key: read[column] for key, column in view.keys.items()}
         named[EVENT_TIMESTAMP] = micros_utc(as_time(read[view.event_time], view.event_time))
-        parts.append(pa.table(named))
+        parts.append(pa.table(named).drop_null())
     every = [EVENT_TIMESTAMP, *keys]
     together = pa.concat_tables(parts, promote_options="permissive").select(every)
     distinct = together.group_by(every).aggregate([])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,16 @@ class DeltaRayRetrievalJob(RetrievalJob):
 
     def _to_df_internal(self, timeout: int | None = None) -> Any:
         return self._to_arrow_internal(timeout).to_pandas()
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows one part after the other, without on-demand features: a large answer is never whole here."""
+        if self._question.here:
+            yield self._question.table()
+            return
+        from rayplat.data.feast import cluster
+
+        cluster.connect(self._question.limits.ray_address)
+        yield from cluster.fetched(self._question.blocks())
 
     def to_ray_dataset(self) -> Dataset:
         """The rows as blocks on the cluster, on-demand features included; a large answer never passes through this

@@ -16,8 +16,8 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from rayplat.data.feast.entities import Entities
 from rayplat.data.feast.parquet import ParquetFiles
-from rayplat.data.feast.views import CREATED, EVENT_TIME, ONLY, ViewRead, as_time, between, only
-from rayplat.data.point_in_time import FeatureRows, join
+from rayplat.data.feast.views import ViewRead, as_time, between
+from rayplat.data.point_in_time import AsOf
 from rayplat.data.tables.scan import Scan
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class History:
-    """The features of ``views`` for each of the ``entities`` at its own moment, in their order. ``known_by``: only
-    feature rows that were created by then."""
+    """The features of ``views`` for each of the ``entities`` at its own moment, in their order: a feature named like
+    one of their columns is left out. ``known_by``: only feature rows that were created by then."""
 
     entities: Entities
     views: tuple[ViewRead, ...]
@@ -80,22 +80,20 @@ class History:
 
             return cluster.gathered(self.blocks())
         known = self.entities.rows
-        if any(not view.keys for view in self.views):
-            known = known.append_column(ONLY, only(known.num_rows))
+        moments = known[self.entities.event_time]
         for view in self.views:
-            read = view.renamed(self.part(view).table(view.columns, view.within(*self.entities.span)))
-            known = join(known, [side(view, read, self.known_by)], event_time=self.entities.event_time)
-        return self.finished(known)
+            read = self.part(view).table(view.columns(), view.within(*self.entities.span))
+            answers = view.kernel(self.known_by).prepare(view.shown(read))
+            found = view.named(answers.features(view.asked(known), moments))
+            for field in found.schema:
+                if field.name not in known.column_names:
+                    known = known.append_column(field, found[field.name])
+        return known
 
     def blocks(self) -> list[ObjectRef[pa.Table]]:
         from rayplat.data.feast import cluster
 
         return cluster.history(self)
-
-    def finished(self, joined: pa.Table) -> pa.Table:
-        """The entity rows' columns, then the features: those named like a column of the entity rows are left out."""
-        features = [name for view in self.views for name in view.features]
-        return joined.select(list(dict.fromkeys([*self.entities.names, *features])))
 
 
 @dataclass(frozen=True)
@@ -151,14 +149,7 @@ class Pull:
             return read
         as_time(read[self.event_time], self.event_time)
         keys = self.keys or (DUMMY_ENTITY_ID,)
-        return FeatureRows(read, keys, (), self.event_time, created=self.created).kernel().carry(read, 0)
-
-
-def side(view: ViewRead, read: pa.Table, known_by: bool) -> FeatureRows:
-    """One view's renamed rows as a side of the join."""
-    created = CREATED if view.created else None
-    names = tuple(view.features)
-    return FeatureRows(read, view.key_columns, names, EVENT_TIME, view.ttl, created, known_by and bool(created))
+        return AsOf(keys, (), self.event_time, created=self.created).carry(read, 0)
 
 
 def _pruned(scan: Scan | ParquetFiles, where: pc.Expression | None) -> Scan | ParquetFiles:

@@ -59,8 +59,8 @@ class Located:
 class _Folder(Tables):
     """Tables that others made may have any name."""
 
-    def _uri(self, name: str) -> str:
-        return f"{self.uri}/{name}"
+    def place(self, name: str) -> Place:
+        return self._place.under(name)
 
 
 def locate(config: RepoConfig, source: DataSource) -> Located:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +18,11 @@ from feast.utils import _get_requested_feature_views_to_features_dict
 
 from rayplat.data import features
 from rayplat.data.feast import rows
+from rayplat.data.feast.online_store import DECLARATION_TAG
 from rayplat.data.feast.parquet import ParquetFiles
+from rayplat.data.point_in_time import AsOf, Kernel
 from rayplat.data.tables.scan import Scan
-from rayplat.errors import InvalidInput, SchemaMismatch
-
-DIGEST_TAG = "rayplat.digest"
-DECLARATION_TAG = "rayplat.declaration"
-"""Tags of what was declared here: the definition's digest and the definition itself as JSON."""
+from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
 
 EVENT_TIME = "__event_time"
 CREATED = "__created"
@@ -38,8 +35,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 @dataclass(frozen=True)
 class ViewRead:
     """One view of a retrieval. ``keys`` and ``features`` map columns of the entity rows and of the result to the
-    source's columns; ``event_time`` and ``created`` are columns of the source. ``declared`` is our declaration as
-    JSON where the view is one of ours."""
+    source's columns; ``event_time`` and ``created`` are columns of the source. ``declaration``: where it is one of ours."""
 
     name: str
     scan: Scan | ParquetFiles
@@ -48,12 +44,7 @@ class ViewRead:
     event_time: str
     created: str | None
     ttl: timedelta | None
-    declared: str | None
-
-    @cached_property
-    def declaration(self) -> features.FeatureView | None:
-        """The view as it was declared here."""
-        return None if self.declared is None else features.FeatureView.from_dict(json.loads(self.declared))
+    declaration: features.FeatureView | None
 
     @property
     def windowed(self) -> bool:
@@ -62,26 +53,42 @@ class ViewRead:
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """The join keys as the joined tables name them."""
+        """The join keys as the entity rows name them."""
         return tuple(self.keys) or (ONLY,)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
+    def kernel(self, known_by: bool) -> Kernel:
+        """What answers moments from the rows of `shown`. ``known_by``: only rows created by then, where that is
+        known."""
+        if self.declaration is not None and self.windowed:
+            from rayplat.data.windows import TileKernel
+
+            return TileKernel(self.declaration.plan)
+        created = CREATED if self.created else None
+        names, cut = tuple(self.features), known_by and created is not None
+        return AsOf(self.key_columns, names, EVENT_TIME, self.ttl, created, cut)
+
+    def columns(self) -> list[str]:
         """What has to be read of the source."""
+        if self.windowed:
+            return list(self.kernel(False).columns)
         found = [*self.keys.values(), *self.features.values(), self.event_time]
-        return tuple(dict.fromkeys([*found, self.created] if self.created else found))
+        return list(dict.fromkeys([*found, self.created] if self.created else found))
 
     def within(self, first: datetime | None, last: datetime | None) -> pc.Expression | None:
         """Source rows that matter for moments from ``first`` to ``last``, ends included; None: all of them."""
-        if last is None:
+        if first is None or last is None:
             return pc.scalar(False)
         latest = last if last == _LATEST else last + timedelta(microseconds=1)  # moments may be finer than that
-        reach = self.ttl if first is not None and self.ttl is not None and first - _EARLIEST > self.ttl else None
-        since = None if first is None or reach is None else first - reach
+        if self.windowed:
+            return self.kernel(False).wanted(first, latest)
+        since = first - self.ttl if self.ttl is not None and first - _EARLIEST > self.ttl else None
         return between(self.scan.schema.field(self.event_time), since, latest)
 
-    def renamed(self, found: pa.Table) -> pa.Table:
-        """Source rows as the join takes them: keys, `EVENT_TIME`, `CREATED` (where there is one), features."""
+    def shown(self, found: pa.Table) -> pa.Table:
+        """Source rows as the kernel takes them: keys, `EVENT_TIME`, `CREATED` (where there is one), features; tiles
+        stay as they are."""
+        if self.windowed:
+            return found
         named = {key: found[column] for key, column in self.keys.items()}
         if not named:
             named = {ONLY: only(found.num_rows)}
@@ -90,11 +97,26 @@ class ViewRead:
             named[CREATED] = as_time(found[self.created], self.created)
         return pa.table(named | {name: found[column] for name, column in self.features.items()})
 
+    def asked(self, known: pa.Table) -> pa.Table:
+        """The keys of rows as the kernel names them."""
+        if not self.keys:
+            return pa.table({ONLY: only(known.num_rows)})
+        return pa.table({column if self.windowed else key: known[key] for key, column in self.keys.items()})
+
+    def named(self, found: pa.Table) -> pa.Table:
+        """The kernel's features in the names of the result; those declared with a default have no nulls."""
+        defaults = {} if self.declaration is None else self.declaration.defaults
+        made = {}
+        for name, column in self.features.items():
+            values = found[column if self.windowed else name]
+            made[name] = values if column not in defaults else values.fill_null(defaults[column])
+        return pa.table(made)
+
 
 def views_read(
     config: RepoConfig, views: Sequence[FeatureView], refs: Sequence[str], on_demand: Sequence[Any], full_names: bool
 ) -> list[ViewRead]:
-    """The views that ``refs`` (``view:feature``) ask for, pinned now. Raises `KeyError` for a feature that a view
+    """The views that ``refs`` (``view:feature``) ask for, pinned now. Raises `NotFound` for a feature that a view
     does not have."""
     wanted, _ = _get_requested_feature_views_to_features_dict(list(refs), list(views), list(on_demand))
     return [view_read(config, view, names, full_names) for view, names in wanted.items()]
@@ -108,7 +130,7 @@ def view_read(config: RepoConfig, view: FeatureView, names: Sequence[str], full_
     own = {feature.name for feature in view.features}
     for name in names:
         if name not in own:
-            raise KeyError(f"feature view {view.name!r} has no feature {name!r}; it has {', '.join(sorted(own))}")
+            raise NotFound("feature", f"{view.name}:{name}", f"the view has {', '.join(sorted(own))}")
     renamed = {new: old for old, new in source.field_mapping.items()}
     aliases = view.projection.join_key_map or {}
     keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
@@ -121,15 +143,21 @@ def view_read(config: RepoConfig, view: FeatureView, names: Sequence[str], full_
         event_time=renamed.get(source.timestamp_field, source.timestamp_field),
         created=renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None,
         ttl=view.ttl or None,
-        declared=(view.tags or {}).get(DECLARATION_TAG),
+        declaration=declared(view),
     )
     if not found.windowed:
         _refuse_missing(view.name, found)
     return found
 
 
+def declared(view: FeatureView) -> features.FeatureView | None:
+    """The view as it was declared here; None for one that only Feast knows."""
+    text = (view.tags or {}).get(DECLARATION_TAG)
+    return None if text is None else features.FeatureView.from_dict(json.loads(text))
+
+
 def _refuse_missing(name: str, view: ViewRead) -> None:
-    for column in view.columns:
+    for column in view.columns():
         if column not in view.scan.schema.names:
             has = ", ".join(view.scan.schema.names)
             raise SchemaMismatch(column, f"the source of feature view {name!r} has no such column; it has {has}")
