@@ -112,6 +112,54 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """A version that `vacuum` keeps readable for ``by`` (``training_set:delays``), until unpinned. Several may pin the
+    same version."""
+
+    table: str
+    version: int
+    by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class VacuumReport:
+    """What a vacuum removed or, as a ``dry_run``, would remove. Every version from ``kept_from`` on stays readable and
+    every one in ``pinned``; ``examples`` are the first of the paths, relative to the table."""
+
+    table: str
+    dry_run: bool
+    files: int
+    size_bytes: int
+    kept_from: int
+    pinned: tuple[int, ...]
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChangeCount:
+    """How many rows were inserted and deleted, net, in the versions after ``after`` up to ``upto``."""
+
+    table: str
+    after: int
+    upto: int
+    inserted: int
+    deleted: int
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one ingestion did: ``rows`` were added (0: nothing was new), ``watermark`` is up to where ``source`` has
+    been read."""
+
+    table: TableVersion
+    source: str
+    rows: int
+    watermark: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class FeatureViewInfo:
     """A declared feature view: ``digest`` changes with its definition, ``table`` holds its built rows. ``join_key``
     is the only one of ``join_keys``, or all of them with commas between. A view computed on request has the source
@@ -131,7 +179,8 @@ class FeatureViewInfo:
 @dataclass(frozen=True)
 class TrainingSet:
     """A point-in-time correct data set, written once. ``data`` is the Delta version that holds its rows;
-    ``pins`` are the versions it was computed from; ``digest`` names all of that."""
+    ``pins`` are the versions it was computed from; ``digest`` names all of that. ``join_key`` is the only one of
+    ``keys``, or all of them with commas between."""
 
     name: str
     digest: str
@@ -141,6 +190,9 @@ class TrainingSet:
     label: str
     event_time: str
     join_key: str
+    keys: tuple[str, ...] = ()
+    service: str = ""
+    service_digest: str = ""
 
 
 # --- runs, artifacts, models ----------------------------------------------------------------------

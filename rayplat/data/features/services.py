@@ -105,6 +105,7 @@ class FeatureService:
         what = f"feature service {self.name}"
         known = dict.fromkeys(self.entity.join_keys, "the request")
         keys = set(known)
+        defaulted: set[str] = set()
         inputs: dict[str, Field] = {}
         for view in self.views:
             if isinstance(view, FeatureView):
@@ -114,6 +115,9 @@ class FeatureService:
                 for field in view.inputs:
                     if field.name in known or inputs.setdefault(field.name, field) != field:
                         raise InvalidInput(what, f"request column {field.name!r} of {view.name!r} has another meaning")
+            leads = defaulted.intersection(view.keys if isinstance(view, FeatureView) else ())
+            if leads:
+                raise InvalidInput(what, f"{leads.pop()!r} leads to view {view.name!r}, so it can have no default")
             if needed:
                 raise InvalidInput(what, f"view {view.name!r} needs {needed[0]!r}, which no view before it yields")
             for name in view.feature_names:
@@ -123,6 +127,7 @@ class FeatureService:
                 known[name] = f"view {view.name!r}"
             if isinstance(view, FeatureView):
                 keys.update(view.feature_names)
+                defaulted.update(view.defaults)
         check_distinct(what, tuple(view.name for view in self.views), set())
 
     @property
