@@ -1,20 +1,30 @@
 """Trailing-window aggregates over tiles."""
 
 from rayplat.data.windows.evaluate import PreparedTiles, TileKernel, evaluate
+from rayplat.data.windows.packed import Fetched, Needed, PackedTile, answer, needed, pack
+from rayplat.data.windows.pending import push, settle
 from rayplat.data.windows.step_functions import change_points
 from rayplat.data.windows.tiles import Patch, fold, patch, touched
 from rayplat.data.windows.window import FUNCTIONS, TilePlan, Window
 
 __all__ = [
     "FUNCTIONS",
+    "Fetched",
+    "Needed",
+    "PackedTile",
     "Patch",
     "PreparedTiles",
     "TileKernel",
     "TilePlan",
     "Window",
+    "answer",
     "change_points",
     "evaluate",
     "fold",
+    "needed",
+    "pack",
     "patch",
+    "push",
+    "settle",
     "touched",
 ]

@@ -150,10 +150,11 @@ def _elements(clock: Clock, rows: pa.Table, tiles: tuple[Ints, Ints, Flags]) -> 
     times = pc.list_flatten(events[TIMES]).cast(MOMENT).cast(pa.int64()).to_numpy()
     counts = pc.list_value_length(events[TIMES]).to_numpy().astype(np.int64)
     of_raw = RawPart(counts, times, np.array(values).reshape(len(values), -1))
-    return assemble(clock, tiles, of_raw, None if states is None else _state(clock, states, texts), texts)
+    return assemble(clock, tiles, of_raw, None if states is None else state_part(clock, states, texts), texts)
 
 
-def _state(clock: Clock, rows: pa.Table, texts: tuple[Texts | None, ...]) -> StatePart:
+def state_part(clock: Clock, rows: pa.Table, texts: tuple[Texts | None, ...]) -> StatePart:
+    """The states in ``rows`` of a tile table, all of ``clock``."""
     n = np.array([rows[part(c, "n")].to_numpy() for c in clock.columns])
     states: dict[str, Floats] = {}
     for state in ("sum", "squares", "min", "max", "last"):

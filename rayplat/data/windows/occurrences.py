@@ -8,6 +8,7 @@ value's next occurrence, whichever is sooner, so that the count at ``T`` is entr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Occurrences:
         e = elements
         valid = ~np.isnan(e.values[column])
         sizes = valid.astype(np.int64)
-        values: Floats | Hashes = e.values[column][valid]
+        values: Any = e.values[column][valid]  # doubles, or the hashes of a sketch
         if kind == "sketch":
             values = value_hashes(values, e.texts[column])
         levels = np.zeros(len(sizes), np.int64) if kind == "sketch" else None

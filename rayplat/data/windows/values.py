@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from rayplat.data.windows.elements import Elements
 from rayplat.data.windows.exact import Floats, Ints, Pair, Prefixes, prefixes, spread
@@ -88,7 +87,7 @@ class ClockValues:
         for w in windows:
             j, i = clock.columns.index(w.column), runs.lengths.index(w.length_us)
             if w.function == "count":
-                whole: npt.NDArray[np.generic] = count[j].astype(np.float64)
+                whole = count[j].astype(np.float64)
             elif w.function in ("sum", "mean"):
                 whole = total[j][0]
                 if w.function == "mean":

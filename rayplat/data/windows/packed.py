@@ -1,0 +1,239 @@
+"""Tiles as bytes for the online stores, and windows of a few keys from fetched bytes.
+
+A tile has two blobs: ``moments``, its state, and ``events``, what it is made of. A request at ``T`` needs the moments
+of every tile that begins in ``[first_start, last_start]`` and the events only of those that hold an end of a window,
+and of those with pending events (see `needed` and `pending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayplat.data.windows.blobs import EVENTS, HEAD, MOMENTS, Blobs, Writer, ranked
+from rayplat.data.windows.columns import Floats, Ints, Texts, doubles
+from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
+from rayplat.data.windows.evaluate import state_part
+from rayplat.data.windows.pending import Held, read_held
+from rayplat.data.windows.values import ClockValues
+from rayplat.data.windows.window import CLOCK, MICROSECOND, MOMENT, PARTS, TILE_START, TIMES, Clock, TilePlan, raw
+
+Flags = npt.NDArray[np.bool_]
+
+_PARTS = tuple((state, name) for state in ("sum", "squares", "min", "max", "last") for name in PARTS[state])
+
+
+class PackedTile(NamedTuple):
+    """One row of the tile table as an online store keeps it; ``start_us`` in microseconds since the epoch."""
+
+    key: tuple[Any, ...]
+    clock: str
+    start_us: int
+    moments: bytes
+    events: bytes
+
+
+class Needed(NamedTuple):
+    """What a request needs: moments of tiles from ``first_start`` to ``last_start``, events of ``end_starts``
+    (ascending), all tile starts in microseconds."""
+
+    first_start: int
+    last_start: int
+    end_starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Fetched tiles, one entry each in every sequence: ``row`` is the number of the request's key, None stands for
+    bytes that were not fetched or are not there. Any order; tiles that are not needed do no harm."""
+
+    row: Sequence[int]
+    clock: Sequence[str]
+    start_us: Sequence[int]
+    moments: Sequence[bytes | None]
+    events: Sequence[bytes | None]
+    pending: Sequence[bytes | None]
+
+
+def needed(plan: TilePlan, moment_us: int) -> Needed:
+    """The tiles that answer ``plan`` at ``moment_us``."""
+    tile = plan.tile_us
+    starts = {moment_us // tile * tile}
+    starts |= {(moment_us - length) // tile * tile for clock in plan.clocks for length in clock.lengths_us}
+    first = (moment_us - plan.longest // MICROSECOND) // tile * tile
+    return Needed(first, moment_us // tile * tile, tuple(sorted(starts)))
+
+
+def pack(plan: TilePlan, tiles: pa.Table) -> list[PackedTile]:
+    """Every row of a tile table as bytes."""
+    packed: list[PackedTile] = []
+    for clock in plan.clocks:
+        rows = tiles.filter(pc.equal(tiles[CLOCK], clock.name))
+        keys = zip(*(rows[key].to_pylist() for key in plan.keys), strict=True)
+        starts = rows[TILE_START].cast(MOMENT).cast(pa.int64()).to_pylist()
+        texts, mask = _texts(clock, rows)
+        blobs = zip(keys, starts, _moments(clock, rows, texts, mask), _events(clock, rows, texts, mask), strict=True)
+        packed += [PackedTile(key, clock.name, start, moments, events) for key, start, moments, events in blobs]
+    return packed
+
+
+def answer(plan: TilePlan, fetched: Fetched, moments_us: Sequence[int]) -> dict[str, Floats | list[str | None]]:
+    """By window name one value for each moment: doubles (NaN stands for null; times in microseconds, truth values 0
+    and 1), or texts. Raises `Corrupt` for bytes of other windows, `InvalidInput` where events are missing."""
+    rows, moments = np.arange(len(moments_us)), np.asarray(moments_us, np.int64)
+    clocks = np.asarray(fetched.clock) if len(plan.clocks) > 1 else None
+    found: dict[str, Floats | list[str | None]] = {}
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        for clock in plan.clocks:
+            mine = np.arange(len(fetched.row)) if clocks is None else np.flatnonzero(clocks == clock.name)
+            elements = _elements(clock, fetched, mine)
+            values = ClockValues(clock, elements, plan.tile_us).at(rows, moments)
+            for w in clock.windows:
+                value = values[w.name]
+                if w.result_dtype == "string":
+                    texts = elements.texts[clock.columns.index(w.column)]
+                    found[w.name] = texts.take(value).to_pylist() if texts else [None] * len(rows)
+                else:
+                    found[w.name] = value
+    return {w.name: found[w.name] for w in plan.windows}
+
+
+def _texts(clock: Clock, rows: pa.Table) -> tuple[Texts | None, int]:
+    """All texts in ``rows``, and the columns that are text as bits."""
+    mask, found = 0, []
+    for j, column in enumerate(clock.columns):
+        if pa.types.is_string(rows.schema.field(raw(column)).type.value_type):
+            mask |= 1 << j
+            found.append(pc.list_flatten(rows[raw(column)]))
+    return (Texts.of(found) if mask else None), mask
+
+
+def _moments(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> list[bytes]:
+    of_column = tuple(texts if mask >> j & 1 else None for j in range(len(clock.columns)))
+    state = state_part(clock, rows, of_column)
+    writer = Writer(MOMENTS, len(clock.columns), rows.num_rows, mask, texts)
+    ones = np.ones(rows.num_rows, np.int64)
+    writer.words(state.n.astype(np.float64))
+    for kept, name in _PARTS:
+        for row, j in enumerate(clock.having(kept)):
+            writer.lists(ones, state.states[name][row], text=name == "last" and bool(mask >> j & 1))
+    distinct, sketch = clock.having("distinct"), clock.having("sketch")
+    sizes = {("d", j): np.diff(state.distinct[j][0]) for j in distinct} | {
+        ("s", j): np.diff(state.sketch[j][0]) for j in sketch
+    }
+    for counts in sizes.values():
+        writer.lists(ones, counts.astype(np.float64))
+    for j in sketch:
+        writer.lists(ones, state.sketch[j][2].astype(np.float64))
+    for j in distinct:
+        writer.lists(sizes["d", j], state.distinct[j][1], text=bool(mask >> j & 1))
+    for j in sketch:
+        writer.lists(sizes["s", j], state.sketch[j][1].view(np.float64))
+    return writer.finish()
+
+
+def _events(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> list[bytes]:
+    writer = Writer(EVENTS, len(clock.columns), rows.num_rows, mask, texts)
+    counts = pc.list_value_length(rows[TIMES]).to_numpy().astype(np.int64)
+    writer.events(counts)
+    writer.lists(counts, pc.list_flatten(rows[TIMES]).cast(MOMENT).cast(pa.int64()).to_numpy().view(np.float64))
+    for j, column in enumerate(clock.columns):
+        is_text = bool(mask >> j & 1)
+        writer.lists(counts, doubles(pc.list_flatten(rows[raw(column)]), texts if is_text else None), text=is_text)
+    return writer.finish()
+
+
+def _elements(clock: Clock, fetched: Fetched, mine: Ints) -> Elements:
+    codes, starts = np.asarray(fetched.row, np.int64)[mine], np.asarray(fetched.start_us, np.int64)[mine]
+    if not ((codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (starts[1:] > starts[:-1]))).all():
+        order = np.lexsort((starts, codes))
+        mine, codes, starts = mine[order], codes[order], starts[order]
+    at = mine.tolist()
+    events, pending = [fetched.events[i] for i in at], [fetched.pending[i] for i in at]
+    moments = [
+        fetched.moments[i] if e is None and p is None else None for i, e, p in zip(at, events, pending, strict=True)
+    ]
+    apart = np.array([e is not None or p is not None for e, p in zip(events, pending, strict=True)], np.bool_)
+    whole = np.array([m is not None for m in moments], np.bool_)
+    state = _States.read(clock, [m for m in moments if m is not None])
+    held = _held(len(clock.columns), events, pending, state.texts)
+    counts = np.bincount(held.owner, minlength=len(at))[apart]
+    mask = held.mask | state.mask
+    texts = tuple(held.texts if mask >> j & 1 else None for j in range(len(clock.columns)))
+    there = apart | whole
+    tiles = (codes, starts, apart) if there.all() else (codes[there], starts[there], apart[there])
+    parts = state.part(held.texts) if whole.any() else None
+    return assemble(clock, tiles, RawPart(counts, held.times, held.values), parts, texts)
+
+
+def _held(columns: int, events: Sequence[bytes | None], pending: Sequence[bytes | None], texts: Sequence[str]) -> Held:
+    """The events of the tiles that are taken apart, pending ones included; the owner is the tile's number."""
+    with_events = [i for i, blob in enumerate(events) if blob is not None]
+    with_pending = [i for i, blob in enumerate(pending) if blob is not None]
+    held = read_held(
+        [blob for blob in events if blob is not None], [blob for blob in pending if blob is not None], columns, texts
+    )
+    held = replace(held, owner=np.array([*with_events, *with_pending], np.int64)[held.owner])
+    return held.effective() if with_pending else held
+
+
+@dataclass(frozen=True)
+class _States:
+    """The states of tiles as fetched; ``fixed`` are the words that every blob has, texts by number."""
+
+    clock: Clock
+    blobs: Blobs
+    fixed: Floats
+    texts: list[str]
+    before: Ints
+
+    @staticmethod
+    def read(clock: Clock, moments: Sequence[bytes]) -> _States:
+        blobs = Blobs.read(moments, MOMENTS, len(clock.columns))
+        kept = sum(len(clock.having(state)) for state, _ in _PARTS)
+        sets = len(clock.having("distinct")) + 2 * len(clock.having("sketch"))
+        fixed = blobs.fixed(len(clock.columns) + kept + sets)
+        if not blobs.mask:
+            return _States(clock, blobs, fixed, [], np.empty(0, np.int64))
+        lists = fixed[len(clock.columns) + kept :][: sets - len(clock.having("sketch"))].sum(axis=0)
+        return _States(clock, blobs, fixed, *blobs.texts(HEAD + len(fixed) + lists.astype(np.int64)))
+
+    @property
+    def mask(self) -> int:
+        return self.blobs.mask
+
+    def part(self, texts: Texts | None) -> StatePart:
+        """The states with texts as ranks in ``texts``, which holds all of them."""
+        clock, at = self.clock, len(self.clock.columns)
+        ranks = texts.ranks(pa.array(self.texts, pa.string())) if texts else np.empty(0)
+        states: dict[str, Floats] = {}
+        for kept, name in _PARTS:
+            rows = len(clock.having(kept))
+            if rows:
+                states[name] = self.fixed[at : at + rows]
+            at += rows
+        for row, j in enumerate(clock.having("last")):
+            if self.mask >> j & 1:
+                states["last"] = states["last"].copy()
+                states["last"][row] = ranked(states["last"][row], self.before, ranks)
+        distinct, sketch = clock.having("distinct"), clock.having("sketch")
+        sizes = self.fixed[at:].astype(np.int64)
+        levels, place, sets, sketches = sizes[len(distinct) + len(sketch) :], HEAD + len(self.fixed), {}, {}
+        starts = np.full(len(self.blobs.starts), place)
+        for row, j in enumerate(distinct):
+            values = self.blobs.run(starts, sizes[row])
+            if self.mask >> j & 1:
+                values = ranked(values, np.repeat(self.before, sizes[row]), ranks)
+            sets[j] = np.append(0, np.cumsum(sizes[row])), values
+            starts = starts + sizes[row]
+        for row, j in enumerate(sketch):
+            size = sizes[len(distinct) + row]
+            sketches[j] = np.append(0, np.cumsum(size)), self.blobs.run(starts, size).view(np.uint64), levels[row]
+            starts = starts + size
+        return StatePart(self.fixed[: len(clock.columns)].astype(np.int64), states, sets, sketches)
