@@ -29,8 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from rayplat.data.features import Entity, FeatureService, FeatureView, Field
-from rayplat.data.windows import Window
+from rayplat.data.features import Entity, FeatureService, FeatureView, Field, Window
 from rayplat.errors import NotFound
 
 if TYPE_CHECKING:
@@ -187,6 +186,15 @@ ORIGIN = Entity("origin", "origin")
 CARRIER = Entity("carrier", "carrier")
 DEST = Entity("dest", "dest")
 TAILNUM = Entity("tailnum", "tailnum")
+# What becomes of a flight, and since when it is known: building a view refuses to use it earlier.
+OUTCOMES = {
+    "departed_at": "departed_at",
+    "arrived_at": "arrived_at",
+    "dep_delay": "departed_at",
+    "arr_delay": "arrived_at",
+    "late": "arrived_at",
+    "air_time": "arrived_at",
+}
 
 SCHEDULE = FeatureView(
     "schedule",
@@ -205,6 +213,7 @@ SCHEDULE = FeatureView(
         Field("distance", "double"),
         Field("sched_minutes", "double"),
     ),
+    known_at=OUTCOMES,
 )
 WEATHER = FeatureView(
     "weather",
@@ -231,7 +240,12 @@ def _delays(entity: Entity) -> FeatureView:
         ):
             windows.append(Window(f"{entity.name}_{name}_{label}", column, function, length, known))
     return FeatureView(
-        f"{entity.name}_delays", entity, source="flights", event_time="departed_at", windows=tuple(windows)
+        f"{entity.name}_delays",
+        entity,
+        source="flights",
+        event_time="departed_at",
+        windows=tuple(windows),
+        known_at=OUTCOMES,
     )
 
 

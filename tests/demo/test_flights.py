@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from rayplat.data.point_in_time import FeatureRows, join
+from rayplat.data.features import FeatureView, Field, Window
+from rayplat.data.features.build import rows_of
+from rayplat.data.features.transforms import prepare
 from rayplat.data.tables import Tables
-from rayplat.data.windows import change_points
+from rayplat.data.windows import evaluate, fold, patch, touched
 from rayplat.demo import flights
+from rayplat.errors import InvalidInput
 
 
 @pytest.fixture(scope="module")
@@ -74,25 +78,107 @@ def test_nothing_is_known_before_it_happened(known: pa.Table) -> None:
             assert window.event_time == ("departed_at" if window.column == "dep_delay" else "arrived_at")
 
 
-def test_windows_of_real_flights_equal_their_definition(known: pa.Table) -> None:
-    view = next(view for view in flights.DELAYS if view.entity == flights.CARRIER)
-    some = known.filter(pc.field("carrier").isin(["HA", "YV", "OO"]))
-    points = change_points(some, "carrier", view.event_time, view.windows)
-    asked = some.select(["flight", "carrier", "sched_dep"]).take(list(range(0, some.num_rows, 29)))
-    asked = asked.append_column(
-        "event_time", pc.subtract(asked["sched_dep"], pa.scalar(flights.PREDICTION_LEAD, pa.duration("us")))
+FUNCTIONS = ("count", "sum", "mean", "min", "max", "stddev", "last", "distinct_count")
+
+
+@pytest.fixture(scope="module")
+def some(known: pa.Table) -> pa.Table:
+    """The flights of three small carriers."""
+    return known.filter(pc.field("carrier").isin(["HA", "YV", "OO"]))
+
+
+def every_window(view: FeatureView) -> FeatureView:
+    """``view`` with every function over its columns, and windows from minutes to months."""
+    more = tuple(
+        Window(f"{column}_{function}_{length}", column, function, length, clock)
+        for column, clock in (("dep_delay", "departed_at"), ("arr_delay", "arrived_at"))
+        for function in FUNCTIONS
+        for length in (timedelta(minutes=20), timedelta(days=2, microseconds=7), timedelta(days=60))
     )
-    found = join(asked, [FeatureRows(points, "carrier", view.feature_names)]).to_pylist()
-    rows = some.to_pylist()
-    for row in found[1:]:
-        for window in view.windows:
-            values = [
-                r[window.column] for r in rows if r["carrier"] == row["carrier"] and r[window.event_time] is not None
-                and row["event_time"] - window.length < r[window.event_time] <= row["event_time"]
-            ]  # fmt: skip
-            expected = float(len(values)) if window.function == "count" else np.mean(values) if values else None
-            got = row[window.name]
-            assert got == (None if expected is None else pytest.approx(expected, rel=1e-5, abs=1e-6)), window.name
+    return replace(view, name="every", windows=view.windows + more)
+
+
+def asked_of(some: pa.Table) -> tuple[pa.Table, pa.ChunkedArray]:
+    """Keys and moments: an hour before departure, and the exact moments at which flights departed and arrived."""
+    picked = some.take(list(range(0, some.num_rows, 41)))
+    lead = pc.subtract(picked["sched_dep"], pa.scalar(flights.PREDICTION_LEAD, pa.duration("us")))
+    moments = pa.concat_arrays([c.combine_chunks() for c in (lead, picked["departed_at"], picked["arrived_at"])])
+    keys = pa.table({"carrier": pa.concat_arrays([picked["carrier"].combine_chunks()] * 3)})
+    valid = moments.is_valid()
+    return keys.filter(valid), pa.chunked_array([moments.filter(valid)])
+
+
+def by_definition(some: pa.Table, window: Window, keys: pa.Table, moments: pa.ChunkedArray) -> list[float | None]:
+    clock = some[window.event_time].cast(pa.int64()).to_numpy(zero_copy_only=False)
+    values = some[window.column].to_numpy(zero_copy_only=False)
+    carrier, length = np.array(some["carrier"].to_pylist()), window.length // timedelta(microseconds=1)
+    order = np.lexsort((values, clock))
+    clock, values, carrier = clock[order], values[order], carrier[order]
+    found = []
+    for key, at in zip(keys["carrier"].to_pylist(), moments.cast(pa.int64()).to_pylist(), strict=True):
+        inside = values[(carrier == key) & (clock > at - length) & (clock <= at) & ~np.isnan(values)]
+        found.append(of_values(window.function, inside))
+    return found
+
+
+def of_values(function: str, values: np.ndarray) -> float | None:
+    if function in ("count", "distinct_count"):
+        return len(values) if function == "count" else len(np.unique(values))
+    if function == "sum":
+        return float(values.sum())
+    if len(values) == 0 or (function == "stddev" and len(values) < 2):
+        return None
+    if function == "last":
+        return float(values[-1])
+    return float(np.std(values, ddof=1)) if function == "stddev" else float(getattr(np, function)(values))
+
+
+def test_windows_of_real_flights_equal_their_definition(some: pa.Table) -> None:
+    """The table built at once, one patched by late and deleted flights, and brute force agree for every window."""
+    view = every_window(next(view for view in flights.DELAYS if view.entity == flights.CARRIER))
+    tiles = rows_of(view, some)
+    late = pa.array(np.arange(some.num_rows) % 3 == 0)
+    wrong = some.slice(100, 50).set_column(some.column_names.index("dep_delay"), "dep_delay", pa.array([999.0] * 50))
+    early = fold(view.plan, prepare(view, pa.concat_tables([some.filter(pc.invert(late)), wrong]))[0])
+    inserted, deleted = prepare(view, some.filter(late))[0], prepare(view, wrong)[0]
+    made = patch(view.plan, early, inserted, deleted)
+    names = list(view.plan.identity)
+    gone = pa.concat_tables([made.changed.select(names), made.emptied])
+    assert touched(view.plan, pa.concat_tables([inserted, deleted])).num_rows == gone.num_rows
+    kept = early.to_pandas().merge(gone.to_pandas(), on=names, how="left", indicator=True)
+    patched = pa.concat_tables([early.filter(pa.array((kept["_merge"] == "left_only").to_numpy())), made.changed])
+    keys, moments = asked_of(some)
+    offline, incremental = (evaluate(view.plan, rows, keys, moments) for rows in (tiles, patched))
+    for window in view.windows:
+        assert incremental[window.name].equals(offline[window.name]), window.name
+        expected = by_definition(some, window, keys, moments)
+        for got, wanted in zip(offline[window.name].to_pylist(), expected, strict=True):
+            assert got == (None if wanted is None else pytest.approx(wanted, rel=1e-9, abs=1e-9)), window.name
+
+
+def test_planted_future_flights_change_nothing(some: pa.Table) -> None:
+    """Values at a moment are the same with and without everything that happened after it."""
+    view = every_window(next(view for view in flights.DELAYS if view.entity == flights.CARRIER))
+    keys, moments = asked_of(some)
+    now = moments[len(moments) // 2]
+    asked = pc.less_equal(moments, now)
+    keys, moments = keys.filter(asked), moments.filter(asked)
+    future = some
+    for clock in ("departed_at", "arrived_at"):  # a copy of every flight, a microsecond after the last moment asked
+        later = pc.add(pc.max(moments), pa.scalar(1, pa.duration("us")))
+        future = future.set_column(future.column_names.index(clock), clock, pa.repeat(later, some.num_rows))
+    planted = rows_of(view, pa.concat_tables([some, future]))
+    assert evaluate(view.plan, planted, keys, moments).equals(evaluate(view.plan, rows_of(view, some), keys, moments))
+
+
+def test_a_feature_that_reads_its_own_future_is_refused(some: pa.Table) -> None:
+    leaking = replace(flights.SCHEDULE, fields=(*flights.SCHEDULE.fields, Field("dep_delay", "double")))
+    with pytest.raises(InvalidInput, match="'dep_delay' is known at 'departed_at' but used as of 'announced_at'"):
+        rows_of(leaking, some)
+    carriers = next(view for view in flights.DELAYS if view.entity == flights.CARRIER)
+    early = Window("late_mean", "late", "mean", timedelta(hours=3), "sched_dep")
+    with pytest.raises(InvalidInput, match="'late' is known at 'arrived_at' but used as of 'sched_dep'"):
+        rows_of(replace(carriers, windows=(early,)), some)
 
 
 def test_ingesting_again_makes_a_new_version(
@@ -113,4 +199,5 @@ def test_declarations_fit_together() -> None:
     assert "tailnum" not in flights.ALL.features
     assert len(flights.ALL.features) == 9 + 9 + 4 * 12
     assert flights.WEATHER.ttl == timedelta(hours=6)
-    assert {view.table for view in flights.VIEWS} == {f"features_{view.name}" for view in flights.VIEWS}
+    assert all(view.table.startswith(f"features_{view.name}_") for view in flights.VIEWS)
+    assert all(c.dtype in ("int64", "double") for view in flights.DELAYS for c in view.columns)
