@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from rayplat.data.online import catalog
 from rayplat.data.online.field_view import FieldReader
 from rayplat.data.online.on_request import compute, request_columns
 from rayplat.data.online.states import EXPIRED, PRESENT
-from rayplat.data.online.store import OnlineStore, open_store
+from rayplat.data.online.store import open_store
 from rayplat.data.online.values import Key, columns_of, key_bytes, normal_key
 from rayplat.data.online.window_view import WindowReader
 from rayplat.errors import InvalidInput
@@ -104,16 +103,15 @@ class OnlineFeatures:
         fields = [(view, reader, encoded[view.keys]) for view, reader in stage.fields]
         windows = [(view, reader, encoded[view.keys]) for view, reader in stage.windows]
         asked = [reader.ask(keys) for _, reader, keys in fields]
-        tiles = [reader.asks(keys, moments) for _, reader, keys in windows]
-        found, found_tiles = self._store.read(asked, [ask for asks in tiles for ask in asks])
+        tiles = [reader.ask(keys, moments) for _, reader, keys in windows]
+        found, found_tiles = self._store.read(asked, [ask for of_view in tiles for ask in of_view.tiles])
         answers = iter(found_tiles)
         for (view, reader, keys), rows in zip(fields, found, strict=True):
             status[view.name], values = reader.answer(rows, keys, moments)
             columns |= dict(zip(view.feature_names, values, strict=True))
-        for (view, window_reader, keys), asks in zip(windows, tiles, strict=True):
-            part = [next(answers) for _ in asks]
-            horizon = partial(_horizon, self._store, view.id)
-            status[view.name], values = window_reader.answer(asks, part, keys, moments, horizon)
+        for (view, window_reader, _), of_view in zip(windows, tiles, strict=True):
+            answered = [next(answers) for _ in of_view.tiles]
+            status[view.name], values = window_reader.answer(of_view, answered)
             columns |= dict(zip(view.feature_names, values, strict=True))
 
     def _found(self, status: Mapping[str, list[str]], rows: int) -> npt.NDArray[np.bool_]:
@@ -177,12 +175,6 @@ def _encoded(columns: Sequence[Sequence[Any]], dtypes: Sequence[str]) -> list[by
     if len(columns) == 1 and dtypes[0] == "string":
         return [None if part is None else part.encode(errors="surrogatepass") for part in columns[0]]
     return [None if None in parts else key_bytes(parts) for parts in zip(*columns, strict=True)]
-
-
-def _horizon(store: OnlineStore, view: str) -> int | None:
-    """Microseconds before which events of a windowed view are no longer kept."""
-    horizon: int | None = (store.cursor(view) or {}).get("horizon_us")
-    return horizon
 
 
 def _moments(at: Sequence[datetime] | datetime | None, rows: int) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 
 from rayplat.data.feature_store import FeatureStore
 from rayplat.data.features import Derived, Entity, FeatureView, Field, OnRequestView, col
+from rayplat.data.features.build import rows_of
 from rayplat.data.online import OnlineFeatures, catalog
 from rayplat.data.online import field_rows as field_rows_module
 from rayplat.data.online.materialize import advance
@@ -19,7 +20,7 @@ from rayplat.data.tables import Tables
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.settings import Settings
 from tests.data.declared import DELAYS, FLIGHT, ORIGIN, SCHEDULE, SERVICE, START, TIME, WEATHER, weather
-from tests.data.online.world import apply, apply_all, build, feature_rows
+from tests.data.online.world import apply, apply_all, build
 
 VIEWS = (SCHEDULE, WEATHER)
 GATE = Entity("gate", ("origin", "gate"), ("string", "int64"))
@@ -122,7 +123,7 @@ def test_late_rows_are_taken_and_never_replace_newer_ones(
 ) -> None:
     store.materialize(tables, VIEWS, at(1))
     late = pa.table({"origin": ["EWR", "JFK", "LGA"], "observed": moments(0.9, 0.9, 0.5), "temp": [8.0, 9.0, 7.0]})
-    tables.append(WEATHER.table, feature_rows(WEATHER, late))
+    tables.append(WEATHER.table, rows_of(WEATHER, late))
     assert store.materialize(tables, [WEATHER], at(1)) == {"weather": 3}
     np.testing.assert_array_equal(online.read(["f4", "f5"], at(1)).columns["temp"], [3.0, 8.0])
 
@@ -130,7 +131,7 @@ def test_late_rows_are_taken_and_never_replace_newer_ones(
 def test_rows_after_the_moment_wait_for_theirs(store: FeatureStore, online: OnlineFeatures, tables: Tables) -> None:
     store.materialize(tables, VIEWS, at(1))
     more = pa.table({"origin": ["EWR", "JFK"], "observed": moments(1.5, 2), "temp": [8.0, 9.0]})
-    tables.append(WEATHER.table, feature_rows(WEATHER, more))
+    tables.append(WEATHER.table, rows_of(WEATHER, more))
     store.materialize(tables, [WEATHER], at(1.7))
     np.testing.assert_array_equal(online.read(["f4", "f5"], at(2)).columns["temp"], [3.0, 8.0])
     store.materialize(tables, [WEATHER], at(2))
@@ -244,13 +245,13 @@ def test_ties_go_to_the_later_created_and_nulls_are_earliest(settings: Settings)
     advance(store, tables, view, at(5))
     online = OnlineFeatures(settings, {view.name: view.digest()}, "origin")
     assert online.read(["JFK"], at(5)).values["x"] == [2]
-    tables.append(view.table, feature_rows(view, rows.slice(0, 1)))
+    tables.append(view.table, rows_of(view, rows.slice(0, 1)))
     advance(store, tables, view, at(5))
     assert online.read(["JFK"], at(5)).values["x"] == [2]
 
 
 def test_large_tables_pass_in_parts(settings: Settings, tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayplat.data.online.materialize._ROWS_PER_WRITE", 3)
+    monkeypatch.setattr("rayplat.data.online.field_steps._ROWS_PER_WRITE", 3)
     parts = field_rows_module.newest_parts(
         SCHEDULE, [tables.read(SCHEDULE.table).slice(i, 2) for i in range(0, 10, 2)], 4
     )

@@ -7,22 +7,15 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from rayplat.data.features import FeatureView, View
-from rayplat.data.features.transforms import prepare
+from rayplat.data.features.build import rows_of
 from rayplat.data.online import OnlineStore, catalog, open_store
 from rayplat.data.tables import Tables
-from rayplat.data.windows import fold
 from rayplat.settings import Settings
 from tests.data.declared import DELAYS, SCHEDULE, SERVICE, VIEWS, WEATHER, flights, weather
 
 
-def feature_rows(view: FeatureView, source: pa.Table) -> pa.Table:
-    """What the view's table holds for these source rows."""
-    rows = prepare(view, source)[0]
-    return fold(view.plan, rows) if view.windows else rows
-
-
 def build(tables: Tables, view: FeatureView, source: pa.Table) -> None:
-    rows = feature_rows(view, source)
+    rows = rows_of(view, source)
     if view.table in tables.names():
         tables.overwrite(view.table, rows)
     else:

@@ -1,0 +1,32 @@
+"""One advance of a view: which events of its feature table come new, late or go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from rayplat.types import TableVersion
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one advance has to do: take the events of ``source`` in (``after``, ``until``], those of ``late`` up to
+    ``after``, and take ``gone`` back. ``after`` None: from the beginning. ``keep`` is how far beyond the longest window
+    tiles are kept."""
+
+    source: TableVersion
+    after: datetime | None
+    until: datetime
+    fresh: bool = False
+    keep_pushed: bool = False
+    late: pa.Table | None = None
+    gone: pa.Table | None = None
+    keep: timedelta = timedelta(0)
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        upto = self.until.isoformat()
+        return {"table_id": self.source.table_id, "version": self.source.version, "upto": upto}
