@@ -6,13 +6,14 @@ example ``RAYPLAT_SERVE__HTTP_PORT=8100``), then keyword arguments of `load`. Un
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rayplat.errors import InvalidInput
 
@@ -53,7 +54,15 @@ class DataSettings(_Group):
     """Delta tables and the feature store."""
 
     tables_uri: str | None = Field(None, description="Folder of the Delta tables; None is <home>/tables.")
+    storage_options: dict[str, str] = Field(
+        {}, description="Options of an object store that holds the tables (AWS_ENDPOINT_URL, …); a variable holds JSON."
+    )
     online_store: str | None = Field(None, description="Path of the SQLite online store; None is in the home.")
+
+    @field_validator("storage_options", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 class ArtifactSettings(_Group):

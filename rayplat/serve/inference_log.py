@@ -60,7 +60,7 @@ class InferenceLogWriter:
         if tables is None:
             from rayplat.data.tables import Tables
 
-            tables = Tables(settings.tables_uri)
+            tables = Tables(settings.tables_uri, settings.data.storage_options)
         self._tables = tables
         self._commit_s = settings.log.commit_s
         self._epochs: dict[str, _Epoch] = {}

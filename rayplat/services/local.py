@@ -19,7 +19,7 @@ def context(settings: Settings, mlflow_url: str, serve_url: str, principal: Prin
     return Context(
         settings=settings,
         registry=RegistryClient.connect(),
-        tables=Tables(settings.tables_uri),
+        tables=Tables(settings.tables_uri, settings.data.storage_options),
         tracking=Tracking(mlflow_url),
         features=FeatureStore(settings),
         serve_url=serve_url,

@@ -30,13 +30,14 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class NewFile:
     """A file that was written and belongs to no version yet. ``path`` is relative to the table; ``partition`` holds
-    its partition values as the log writes them."""
+    its partition values as the log writes them; ``written_ms`` 0 is the moment of the commit."""
 
     path: str
     size_bytes: int
     partition: dict[str, str | None]
     statistics: str
     rows: int
+    written_ms: int = 0
 
 
 def write_files(place: Place, data: pa.Table, partition_by: Sequence[str], stem: str | None = None) -> list[NewFile]:
@@ -103,7 +104,14 @@ def _write(place: Place, path: str, rows: pa.Table) -> int:
     strings = [f.name for f in rows.schema if pa.types.is_string(f.type)]
     filesystem, full = place.filesystem, f"{place.root}/{path}"
     with filesystem.open_output_stream(full) as out:
-        pq.write_table(rows, out, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=strings)
+        pq.write_table(
+            rows,
+            out,
+            row_group_size=ROW_GROUP,
+            compression="zstd",
+            use_dictionary=strings,
+            write_page_checksum=True,  # else a flipped bit reads as another number
+        )
     return int(filesystem.get_file_info(full).size)
 
 

@@ -83,7 +83,7 @@ def _named(dtype: pa.DataType, tree: Any, mode: str) -> pa.DataType:
     if mode == "none" or not isinstance(tree, Mapping):
         return dtype
     if pa.types.is_struct(dtype) and tree["type"] == "struct":
-        names = [f"\0{i}" for i in range(dtype.num_fields)]  # what the table no longer has
+        names = [f"\ue000{i}" for i in range(dtype.num_fields)]  # what the table no longer has
         types = [field.type for field in dtype]
         for field in tree["fields"]:
             at = _source(field, dtype, mode)

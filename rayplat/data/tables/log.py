@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +48,10 @@ _COMMIT_ID = "commit_id"
 
 class Moved(Exception):
     """Another writer committed something that this change has to be planned on."""
+
+
+class Gone(Exception):
+    """A file that a change removes is no longer there."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,30 @@ def load(place: Place, version: At = None) -> DeltaTable:
 def commit(place: Place, table: DeltaTable, change: Change) -> int:
     """Commit ``change``, planned on the snapshot ``table``; the new version. Raises `Moved` where it has to be planned
     anew, `Unavailable` where the log cannot be written (a full disk)."""
+    if change.removes and not change.exact:
+        return _rebase(place, change)
+    return _commit(place, table, change)
+
+
+def _rebase(place: Place, change: Change) -> int:
+    """``change`` on the newest version that still has all files it removes. Ours, because delta-rs lets two
+    compactions remove the same file and keeps the rows of both."""
+
+    def plan(table: DeltaTable) -> int:
+        from rayplat.data.tables.snapshot import scan_of
+
+        there = {(file.key, file.deleted) for file in scan_of(place, table).files}
+        if any((file.key, file.deleted) not in there for file in change.removes):
+            raise Gone(f"files of table {place.name!r} went meanwhile")
+        return _commit(place, table, replace(change, exact=True))
+
+    try:
+        return attempt(place, change.once, plan)
+    except Gone as e:
+        raise Moved(str(e)) from e
+
+
+def _commit(place: Place, table: DeltaTable, change: Change) -> int:
     from deltalake import CommitProperties, Schema
     from deltalake import Transaction as AppTransaction
     from deltalake.exceptions import CommitFailedError, DeltaError
@@ -135,7 +163,7 @@ def add_actions(files: Sequence[NewFile], data_change: bool = True) -> list[Any]
     from deltalake.transaction import AddAction
 
     now = int(time.time() * 1000)
-    return [AddAction(f.path, f.size_bytes, f.partition, now, data_change, f.statistics) for f in files]
+    return [AddAction(f.path, f.size_bytes, f.partition, f.written_ms or now, data_change, f.statistics) for f in files]
 
 
 def attempt(place: Place, once: Sequence[Transaction], plan: Callable[[DeltaTable], int | None]) -> int:
@@ -252,7 +280,7 @@ def _is_feature(error: Exception) -> bool:
 def _is_conflict(error: Exception) -> bool:
     text = str(error).lower()
     exact = "failed to commit transaction: " in text and text.rsplit(": ", 1)[1].strip().isdecimal()  # no attempts left
-    return exact or "concurrent" in text or "already exists" in text
+    return exact or any(sign in text for sign in ("concurrent", "already exists", "changed since"))
 
 
 def _listed(place: Place) -> list[tuple[int, pafs.FileInfo]]:

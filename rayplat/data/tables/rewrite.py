@@ -48,7 +48,7 @@ class Gone:
     def columns(self, schema: pa.Schema) -> list[str]:
         """Those needed to tell."""
         if self.where is not None:
-            return where_columns(self.where, schema.names)
+            return where_columns(self.where, schema.names) or schema.names[:1]
         assert self.keys is not None
         return list(self.keys.column_names)
 

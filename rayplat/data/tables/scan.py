@@ -26,14 +26,18 @@ from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch
 
 _BATCH_BYTES = 256 << 20  # larger files are read in pieces
 _BATCH_ROWS = 1 << 20
-_FORMAT = pads.ParquetFileFormat(coerce_int96_timestamp_unit="us")  # as nanoseconds, distant years would wrap round
+_FORMAT = pads.ParquetFileFormat(
+    read_options=pads.ParquetReadOptions(coerce_int96_timestamp_unit="us"),  # in nanoseconds, distant years wrap round
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True),
+)
 _UNKNOWN = re.compile(r"FieldRef\.\w+\((?:FieldRef\.Name\()?([^)]*)\)")
 
 
 @dataclass(frozen=True)
 class File:
     """One data file of a version. ``key`` is its path in the log; ``rows`` are those that are not deleted; ``ends``
-    holds (lowest, highest, whether there are no nulls) by column, ``deleted`` the positions of deleted rows (int64)."""
+    holds (lowest, highest, whether there are no nulls) by column, ``deleted`` the positions of deleted rows (int64),
+    ``written_ms`` the moment that puts it in its place among the others (ms since 1970)."""
 
     path: str
     size_bytes: int
@@ -43,6 +47,7 @@ class File:
     partition_text: Mapping[str, str | None] = field(default_factory=dict)
     ends: Mapping[str, tuple[Any, Any, bool]] = field(default_factory=dict)
     deleted: bytes = b""
+    written_ms: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rayplat.data.tables.files import partition_text
 from rayplat.data.tables.layout import Layout
 from rayplat.data.tables.place import Place, inside, is_absolute
 from rayplat.data.tables.scan import File, Scan
+from rayplat.errors import Corrupt
 from rayplat.types import TableVersion
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def scan_of(place: Place, table: DeltaTable) -> Scan:
         left = None if rows[i] is None else rows[i] - len(gone) // 8
         path = key if is_absolute(key) else f"{place.uri}/{key}"
         text = {k: partition_text(v) for k, v in parts[i].items()}
-        files.append((times[i], File(path, sizes[i], left, key, parts[i], text, ends[i], gone)))
+        files.append((times[i], File(path, sizes[i], left, key, parts[i], text, ends[i], gone, times[i])))
     files.sort(key=lambda pair: (pair[0], pair[1].path))
     return Scan(place, schema, tuple(file for _, file in files), layout)
 
@@ -118,10 +119,16 @@ def _under(actions: pa.Table, part: str) -> dict[str, pa.ChunkedArray]:
 
 def _deleted(place: Place, table: DeltaTable) -> dict[str, bytes]:
     """By path as the file system knows it: the positions of deleted rows as int64."""
+    from deltalake.exceptions import DeltaError
+
     if "deletionVectors" not in (table.protocol().reader_features or []):
         return {}
     found = {}
-    for batch in pa.RecordBatchReader.from_stream(table.deletion_vectors()):
+    try:
+        vectors = pa.table(table.deletion_vectors()).to_batches()
+    except DeltaError as e:
+        raise Corrupt(f"a deletion vector of table {place.name}", "a vector and a file that fit", str(e)) from e
+    for batch in vectors:
         for path, keep in zip(batch["filepath"].to_pylist(), batch["selection_vector"], strict=True):
             mask = keep.values.to_numpy(zero_copy_only=False)
             found[inside(unquote(path)) if is_absolute(path) else place.resolve(path)] = (

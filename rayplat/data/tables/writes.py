@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from rayplat.data.tables import log
 from rayplat.data.tables.features import refuse_unwritable
-from rayplat.data.tables.files import NewFile, partition_text, remove_files, write_files
+from rayplat.data.tables.files import NewFile, new_stem, partition_text, remove_files, write_files
 from rayplat.data.tables.log import Change, Transaction
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.rewrite import Gone, Rewriter, partition_is, thin
@@ -399,8 +399,8 @@ def _widen(place: Place, schema: pa.Schema) -> None:
 
     def plan(table: DeltaTable) -> int:
         scan, by = scan_of(place, table), partition_columns(table)
-        for part in scan.batches():
-            written.extend(write_files(place, conform(part, schema, fill=True), by))
+        for index, part in enumerate(scan.batches()):
+            written.extend(write_files(place, conform(part, schema, fill=True), by, new_stem(index)))
         notes = Terms().notes("widen columns", ())
         adds, written[:] = list(written), []
         try:
