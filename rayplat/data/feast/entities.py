@@ -16,6 +16,7 @@ from feast.infra.offline_stores.offline_utils import DEFAULT_ENTITY_DF_EVENT_TIM
 from feast.repo_config import RepoConfig
 
 from rayplat.data.feast import rows
+from rayplat.data.feast.limits import Limits, size_of
 from rayplat.data.feast.views import ViewRead, as_time, between, micros_utc
 from rayplat.errors import InvalidInput, SchemaMismatch
 
@@ -83,25 +84,36 @@ def event_time_of(schema: pa.Schema) -> str:
     return times[0]
 
 
-def moments(views: Sequence[ViewRead], first: datetime, last: datetime) -> pa.Table:
-    """Entity rows for a retrieval that gives none: each distinct key and event time that a view has in the range,
-    ends included, sorted by time. Views without entities give rows only where no view has any. Raises `InvalidInput`
-    for views of windows: they have values at any moment."""
-    keys = list(dict.fromkeys(key for view in views for key in view.keys))
-    parts = []
-    for view in [view for view in views if view.keys or view.windowed] or views:
+def of_range(views: Sequence[ViewRead], first: datetime, last: datetime, limits: Limits) -> Entities:
+    """Entity rows for a retrieval that gives none; see `moments`."""
+    for view in views:
         if view.windowed:
             raise InvalidInput("entity_df", f"feature view {view.name!r} has windows, which need entity rows")
-        where = between(view.scan.schema.field(view.event_time), first, last)
-        columns = list(dict.fromkeys([*view.keys.values(), view.event_time]))
-        read = view.scan.table(columns, where)
-        named = {key: read[column] for key, column in view.keys.items()}
-        named[EVENT_TIMESTAMP] = micros_utc(as_time(read[view.event_time], view.event_time))
-        parts.append(pa.table(named).drop_null())
+    if sum(size_of(view.scan) for view in views) <= limits.in_process_bytes:
+        return in_process(moments(views, first, last))
+    from rayplat.data.feast import cluster
+
+    return cluster.moments(views, first, last, limits.ray_address)
+
+
+def moments(views: Sequence[ViewRead], first: datetime, last: datetime) -> pa.Table:
+    """Each distinct key and event time that a view has in the range, ends included, sorted by time. Views without
+    entities give rows only where no view has any. Views of windows have values at any moment, so they give none."""
+    keys = list(dict.fromkeys(key for view in views for key in view.keys))
+    parts = [moments_of(view, view.scan, first, last) for view in [view for view in views if view.keys] or views]
     every = [EVENT_TIMESTAMP, *keys]
     together = pa.concat_tables(parts, promote_options="permissive").select(every)
     distinct = together.group_by(every).aggregate([])
     return distinct.sort_by([(name, "ascending") for name in every]).select([*keys, EVENT_TIMESTAMP])
+
+
+def moments_of(view: ViewRead, part: Any, first: datetime, last: datetime) -> pa.Table:
+    """The keys and event times of the rows of ``part`` (of the view's files) in the range."""
+    where = between(view.scan.schema.field(view.event_time), first, last)
+    read = part.table(list(dict.fromkeys([*view.keys.values(), view.event_time])), where)
+    named = {key: read[column] for key, column in view.keys.items()}
+    named[EVENT_TIMESTAMP] = micros_utc(as_time(read[view.event_time], view.event_time))
+    return pa.table(named).drop_null()
 
 
 def _query(config: RepoConfig, sql: str) -> pa.Table:

@@ -26,7 +26,8 @@ from pydantic import Field
 
 from rayplat.data.feast import entities, rows
 from rayplat.data.feast.job import DeltaRayRetrievalJob, Shape
-from rayplat.data.feast.retrieval import History, Limits, Pull
+from rayplat.data.feast.limits import Limits
+from rayplat.data.feast.retrieval import History, Pull
 from rayplat.data.feast.views import views_read
 from rayplat.errors import InvalidInput, SchemaMismatch
 
@@ -74,7 +75,7 @@ class DeltaRayOfflineStore(OfflineStore):
         views = tuple(views_read(config, feature_views, feature_refs, on_demand, full_feature_names))
         if entity_df is None:
             dates = compute_non_entity_date_range(feature_views, options.get("start_date"), options.get("end_date"))
-            found = entities.in_process(entities.moments(views, *dates))
+            found = entities.of_range(views, *dates, limits)
         else:
             found = entities.given(config, entity_df, limits.ray_address)
         found.check_keys(views)

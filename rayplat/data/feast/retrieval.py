@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 
 from rayplat.data.feast.entities import Entities
+from rayplat.data.feast.limits import Limits, size_of
 from rayplat.data.feast.parquet import ParquetFiles
 from rayplat.data.feast.views import ViewRead, as_time, between
 from rayplat.data.point_in_time import AsOf
@@ -22,15 +23,6 @@ from rayplat.data.tables.scan import Scan
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where a question is answered: above ``in_process_bytes`` of files and entity rows on the Ray cluster at
-    ``ray_address`` (None: the one this process is in, else a local one that is started)."""
-
-    in_process_bytes: int
-    ray_address: str | None = None
 
 
 class Question(Protocol):
@@ -68,7 +60,7 @@ class History:
         rows = self.entities.rows
         if not isinstance(rows, pa.Table):
             return False
-        return rows.nbytes + sum(_bytes(self.part(view)) for view in self.views) <= self.limits.in_process_bytes
+        return rows.nbytes + sum(size_of(self.part(view)) for view in self.views) <= self.limits.in_process_bytes
 
     def part(self, view: ViewRead) -> Scan | ParquetFiles:
         """The files of a view that can matter."""
@@ -80,14 +72,15 @@ class History:
 
             return cluster.gathered(self.blocks())
         known = self.entities.rows
+        assert isinstance(known, pa.Table)
         moments = known[self.entities.event_time]
         for view in self.views:
             read = self.part(view).table(view.columns(), view.within(*self.entities.span))
             answers = view.kernel(self.known_by).prepare(view.shown(read))
-            found = view.named(answers.features(view.asked(known), moments))
-            for field in found.schema:
-                if field.name not in known.column_names:
-                    known = known.append_column(field, found[field.name])
+            found = answers.features(view.asked(known), moments)
+            for column, name in view.names.items():
+                if name not in known.column_names:
+                    known = known.append_column(name, filled(found[column], view.defaults.get(name)))
         return known
 
     def blocks(self) -> list[ObjectRef[pa.Table]]:
@@ -114,7 +107,7 @@ class Pull:
 
     @property
     def here(self) -> bool:
-        return _bytes(self.part) <= self.limits.in_process_bytes
+        return size_of(self.part) <= self.limits.in_process_bytes
 
     @property
     def where(self) -> pc.Expression | None:
@@ -152,9 +145,10 @@ class Pull:
         return AsOf(keys, (), self.event_time, created=self.created).carry(read, 0)
 
 
+def filled(values: pa.ChunkedArray, default: Any) -> pa.ChunkedArray:
+    """``values`` without nulls where there is a default."""
+    return values if default is None else values.fill_null(default)
+
+
 def _pruned(scan: Scan | ParquetFiles, where: pc.Expression | None) -> Scan | ParquetFiles:
     return scan if where is None else scan.prune(where)
-
-
-def _bytes(scan: Scan | ParquetFiles) -> int:
-    return sum(file.size_bytes for file in scan.files)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,16 +16,14 @@ from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import _get_requested_feature_views_to_features_dict
 
-from rayplat.data import features
 from rayplat.data.feast import rows
 from rayplat.data.feast.online_store import DECLARATION_TAG
 from rayplat.data.feast.parquet import ParquetFiles
+from rayplat.data.features import FeatureView as Declared
 from rayplat.data.point_in_time import AsOf, Kernel
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
 
-EVENT_TIME = "__event_time"
-CREATED = "__created"
 ONLY = "__only"  # the key of views without entities: one value for all rows
 
 _NAIVE = pa.timestamp("us")
@@ -35,7 +33,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 @dataclass(frozen=True)
 class ViewRead:
     """One view of a retrieval. ``keys`` and ``features`` map columns of the entity rows and of the result to the
-    source's columns; ``event_time`` and ``created`` are columns of the source. ``declaration``: where it is one of ours."""
+    source's columns; ``event_time`` and ``created`` are columns of the source. ``declaration``: if it is one of ours."""
 
     name: str
     scan: Scan | ParquetFiles
@@ -44,7 +42,7 @@ class ViewRead:
     event_time: str
     created: str | None
     ttl: timedelta | None
-    declaration: features.FeatureView | None
+    declaration: Declared | None
 
     @property
     def windowed(self) -> bool:
@@ -52,27 +50,31 @@ class ViewRead:
         return self.declaration is not None and bool(self.declaration.windows)
 
     @property
-    def key_columns(self) -> tuple[str, ...]:
-        """The join keys as the entity rows name them."""
+    def on(self) -> tuple[str, ...]:
+        """The columns of the entity rows that hold the kernel's keys."""
         return tuple(self.keys) or (ONLY,)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the kernel takes the source's rows as they are."""
+        times = [self.event_time, *([self.created] if self.created else [])]
+        return bool(self.keys) and all(pa.types.is_timestamp(self.scan.schema.field(name).type) for name in times)
 
     def kernel(self, known_by: bool) -> Kernel:
         """What answers moments from the rows of `shown`. ``known_by``: only rows created by then, where that is
         known."""
-        if self.declaration is not None and self.windowed:
+        if self.declaration is not None and self.declaration.windows:
             from rayplat.data.windows import TileKernel
 
-            return TileKernel(self.declaration.plan)
-        created = CREATED if self.created else None
-        names, cut = tuple(self.features), known_by and created is not None
-        return AsOf(self.key_columns, names, EVENT_TIME, self.ttl, created, cut)
+            plan, names = self.declaration.plan, set(self.features.values())
+            windows = tuple(window for window in plan.windows if window.name in names)
+            return TileKernel(replace(plan, windows=windows, tile=plan.tile_length))
+        keys, names = tuple(self.keys.values()) or (ONLY,), tuple(self.features.values())
+        return AsOf(keys, names, self.event_time, self.ttl, self.created, known_by and self.created is not None)
 
     def columns(self) -> list[str]:
         """What has to be read of the source."""
-        if self.windowed:
-            return list(self.kernel(False).columns)
-        found = [*self.keys.values(), *self.features.values(), self.event_time]
-        return list(dict.fromkeys([*found, self.created] if self.created else found))
+        return [name for name in self.kernel(False).columns if name != ONLY]
 
     def within(self, first: datetime | None, last: datetime | None) -> pc.Expression | None:
         """Source rows that matter for moments from ``first`` to ``last``, ends included; None: all of them."""
@@ -85,32 +87,30 @@ class ViewRead:
         return between(self.scan.schema.field(self.event_time), since, latest)
 
     def shown(self, found: pa.Table) -> pa.Table:
-        """Source rows as the kernel takes them: keys, `EVENT_TIME`, `CREATED` (where there is one), features; tiles
-        stay as they are."""
-        if self.windowed:
-            return found
-        named = {key: found[column] for key, column in self.keys.items()}
-        if not named:
-            named = {ONLY: only(found.num_rows)}
-        named[EVENT_TIME] = as_time(found[self.event_time], self.event_time)
-        if self.created:
-            named[CREATED] = as_time(found[self.created], self.created)
-        return pa.table(named | {name: found[column] for name, column in self.features.items()})
+        """Source rows as the kernel takes them: times are timestamps, a view without entities has a key."""
+        if not self.keys:
+            found = found.append_column(ONLY, only(found.num_rows))
+        for name in (self.event_time, self.created):
+            if name:
+                found = found.set_column(found.column_names.index(name), name, as_time(found[name], name))
+        return found
 
     def asked(self, known: pa.Table) -> pa.Table:
-        """The keys of rows as the kernel names them."""
+        """The keys of rows in the kernel's names."""
         if not self.keys:
             return pa.table({ONLY: only(known.num_rows)})
-        return pa.table({column if self.windowed else key: known[key] for key, column in self.keys.items()})
+        return pa.table({column: known[key] for key, column in self.keys.items()})
 
-    def named(self, found: pa.Table) -> pa.Table:
-        """The kernel's features in the names of the result; those declared with a default have no nulls."""
-        defaults = {} if self.declaration is None else self.declaration.defaults
-        made = {}
-        for name, column in self.features.items():
-            values = found[column if self.windowed else name]
-            made[name] = values if column not in defaults else values.fill_null(defaults[column])
-        return pa.table(made)
+    @property
+    def names(self) -> dict[str, str]:
+        """The kernel's features and what the result calls them."""
+        return {column: name for name, column in self.features.items()}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What stands for a missing value, by the result's names; only where one is declared."""
+        declared = {} if self.declaration is None else self.declaration.defaults
+        return {name: declared[column] for name, column in self.features.items() if column in declared}
 
 
 def views_read(
@@ -145,15 +145,14 @@ def view_read(config: RepoConfig, view: FeatureView, names: Sequence[str], full_
         ttl=view.ttl or None,
         declaration=declared(view),
     )
-    if not found.windowed:
-        _refuse_missing(view.name, found)
+    _refuse_missing(view.name, found)
     return found
 
 
-def declared(view: FeatureView) -> features.FeatureView | None:
+def declared(view: FeatureView) -> Declared | None:
     """The view as it was declared here; None for one that only Feast knows."""
     text = (view.tags or {}).get(DECLARATION_TAG)
-    return None if text is None else features.FeatureView.from_dict(json.loads(text))
+    return None if text is None else Declared.from_dict(json.loads(text))
 
 
 def _refuse_missing(name: str, view: ViewRead) -> None:
