@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.data.windows.window import MOMENT, stored_type
+from rayplat.data.windows.plan import stored_type
+from rayplat.data.windows.window import MOMENT
 from rayplat.errors import InvalidInput, SchemaMismatch
 
 Ints = npt.NDArray[np.int64]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rayplat.data.windows.columns import Floats, Ints, Texts
 from rayplat.data.windows.distinct import Hashes
 from rayplat.data.windows.moments import of_events
-from rayplat.data.windows.window import Clock
+from rayplat.data.windows.plan import Clock
 
 Flags = npt.NDArray[np.bool_]
 _SPAN = 2**62

@@ -11,21 +11,10 @@ import pyarrow.compute as pc
 
 from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros
 from rayplat.data.windows.elements import Elements, Line, RawPart, StatePart, assemble
+from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, part, raw
 from rayplat.data.windows.tiles import by_key_and_time
 from rayplat.data.windows.values import ClockValues
-from rayplat.data.windows.window import (
-    CLOCK,
-    MICROSECOND,
-    MOMENT,
-    PARTS,
-    TILE_START,
-    TIMES,
-    VALUE_DTYPES,
-    Clock,
-    TilePlan,
-    part,
-    raw,
-)
+from rayplat.data.windows.window import MICROSECOND, MOMENT, VALUE_DTYPES
 from rayplat.errors import SchemaMismatch
 
 Flags = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayplat.data.windows.exact import Floats, Ints, squares, sum_segments
-from rayplat.data.windows.window import Clock
+from rayplat.data.windows.plan import Clock
 
 Flags = npt.NDArray[np.bool_]
 

@@ -21,8 +21,9 @@ from rayplat.data.windows.columns import Floats, Ints, Texts, doubles
 from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
 from rayplat.data.windows.evaluate import state_part
 from rayplat.data.windows.pending import Held, read_held
+from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, raw
 from rayplat.data.windows.values import ClockValues
-from rayplat.data.windows.window import CLOCK, MICROSECOND, MOMENT, PARTS, TILE_START, TIMES, Clock, TilePlan, raw
+from rayplat.data.windows.window import MICROSECOND, MOMENT
 
 Flags = npt.NDArray[np.bool_]
 

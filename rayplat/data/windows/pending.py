@@ -42,8 +42,9 @@ def settle(base: bytes | None, pending: bytes) -> bytes | None:
 
 @dataclass(frozen=True)
 class Held:
-    """Events and their tile (``owner``): how many of each it has (``base``), the ``target`` of pending ones, the ``pushes``.
-    ``values`` are ``(columns, events)``; ``texts`` stand behind the ranks of the columns in ``mask``."""
+    """Events and their tile (``owner``): how many of each it has (``base``), the ``target`` of pending ones and
+    the ``pushes``. ``values`` are ``(columns, events)``; ``texts`` stand behind the ranks of the columns in
+    ``mask``."""
 
     owner: Ints
     times: Ints

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros, stored
 from rayplat.data.windows.distinct import sketches, unique_in_runs, value_hashes
 from rayplat.data.windows.moments import extremes, last_values, latest_in_runs, sums
-from rayplat.data.windows.window import CLOCK, MOMENT, TILE_START, TIMES, Clock, TilePlan, part, raw
+from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, part, raw
+from rayplat.data.windows.window import MOMENT
 from rayplat.errors import Conflict
 
 

@@ -2,13 +2,14 @@
 
 A window ``(T - length, T]`` is a run of `Elements`: whole tiles in its body, single events at its two ends. Sums come
 from exact running sums, extremes from runs of doubled length, the last value from its place, distinct values from
-their occurrences (see `occurrences`). Nothing later than ``T`` is in the run.
+their occurrences. Nothing later than ``T`` is in the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,22 +17,35 @@ from rayplat.data.windows.elements import Elements
 from rayplat.data.windows.exact import Floats, Ints, Pair, Prefixes, prefixes, spread
 from rayplat.data.windows.moments import last_values
 from rayplat.data.windows.occurrences import Occurrences
-from rayplat.data.windows.window import Clock, Window
+from rayplat.data.windows.plan import Clock, Group
 from rayplat.errors import InvalidInput
 
 _BLOCK = 1 << 15
+_FEW = 1 << 10  # moments, up to which one pass over all windows is cheaper than only what each length needs
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Where windows lie: for ``lengths`` one after the other and all keys and moments in each, the window's first
-    element and the one after its last."""
+    """Where windows lie: for each length (the first axis) the first element at each moment, and for each moment the
+    one after the last."""
 
     codes: Ints
     moments: Ints
-    lengths: tuple[int, ...]
-    start: Ints
-    end: Ints
+    starts: Ints
+    ends: Ints
+
+    @cached_property
+    def flat(self) -> tuple[Ints, Ints]:
+        """First elements and ends of all lengths, one length after the other."""
+        return self.starts.reshape(-1), np.broadcast_to(self.ends, self.starts.shape).reshape(-1)
+
+    def each(self) -> Iterator[Runs]:
+        """One length at a time, where all together would take too much memory."""
+        if len(self.ends) <= _FEW:
+            yield self
+        else:
+            for start in self.starts:
+                yield Runs(self.codes, self.moments, start[None], self.ends)
 
 
 class ClockValues:
@@ -40,29 +54,26 @@ class ClockValues:
     def __init__(self, clock: Clock, elements: Elements, tile_us: int) -> None:
         self._clock, self._elements, self._tile_us = clock, elements, tile_us
         self._line = elements.line
-        counts = np.zeros((len(elements.n), elements.n.shape[1] + 1), np.int64)
-        np.cumsum(elements.n, axis=1, out=counts[:, 1:])
-        self._counts = counts
+        self._counts = np.zeros((len(elements.n), elements.n.shape[1] + 1), np.int64)
+        np.cumsum(elements.n, axis=1, out=self._counts[:, 1:])
         self._sums: dict[str, _Sums] = {}
-        self._last: tuple[Floats, Ints] | None = None
         self._occurrences: dict[tuple[int, str], Occurrences] = {}
 
     def at(self, codes: Ints, moments: Ints) -> dict[str, Floats]:
         """By window name its value for each key code (-1: no such key) and moment; NaN stands for null."""
         found: dict[str, Floats] = {}
-        ends = self._ends(codes, moments)
-        for windows in _alike(self._clock.windows):
-            lengths = tuple(sorted({w.length_us for w in windows}))
-            starts = [self._ends(codes, moments - length) for length in lengths]
-            runs = Runs(codes, moments, lengths, np.concatenate(starts), np.tile(ends, len(lengths)))
-            found |= self._group(windows, runs)
+        clock, ends = self._clock, self._ends(codes, moments)
+        for group in (clock.together,) if len(codes) <= _FEW else clock.alike:
+            back = moments - np.array(group.lengths_us)[:, None]
+            runs = Runs(codes, moments, self._ends(np.broadcast_to(codes, back.shape), back), ends)
+            found |= self._group(group, runs)
         return found
 
     def _ends(self, codes: Ints, moments: Ints) -> Ints:
         """The number of elements up to each moment, which must not lie within a whole tile."""
         ends = self._line.before(codes, moments)
         e = self._elements
-        if e.state is not None and len(e.codes):
+        if e.state is not None:
             last = np.maximum(ends - 1, 0)
             cut = e.whole[last] & (e.codes[last] == codes) & (e.times[last] + self._tile_us > moments + 1) & (ends > 0)
             if cut.any():
@@ -72,87 +83,94 @@ class ClockValues:
                 )
         return ends
 
-    def _group(self, windows: Sequence[Window], runs: Runs) -> dict[str, Floats]:
-        """Windows that ask the same of each length: every part is made once for all columns and lengths."""
-        clock, size = self._clock, len(runs.codes)
-        columns = sorted({clock.columns.index(w.column) for w in windows})
-        rows = {name: _rows(clock, name, windows) for name in ("sum", "squares", "min", "max", "last")}
-        count = {j: self._counts[j].take(runs.end) - self._counts[j].take(runs.start) for j in columns}
-        total = self._summed("sum", rows["sum"], runs)
-        square = self._summed("squares", rows["squares"], runs)
-        low, high = self._extremes(rows["min"], rows["max"], runs)
-        last = self._latest(rows["last"], runs)
+    def _group(self, group: Group, runs: Runs) -> dict[str, Floats]:
+        """Every part is made once for all columns and lengths that need it."""
+        low, high = self._extremes(group, runs)
         found: dict[str, Floats] = {}
-        spreads: dict[int, Floats] = {}
-        for w in windows:
-            j, i = clock.columns.index(w.column), runs.lengths.index(w.length_us)
-            if w.function == "count":
-                whole = count[j].astype(np.float64)
-            elif w.function in ("sum", "mean"):
-                whole = total[j][0]
-                if w.function == "mean":
-                    whole = np.where(count[j] > 0, whole / np.maximum(count[j], 1), np.nan)
-            elif w.function == "stddev":
-                if j not in spreads:
-                    spreads[j] = spread(count[j], total[j], square[j], high[j] - low[j])
-                whole = spreads[j]
-            elif w.function in ("min", "max"):
-                extreme = (low if w.function == "min" else high)[j]
-                whole = np.where(count[j] > 0, extreme, np.nan)
-            elif w.function == "last":
-                whole = last[j]
-            else:
-                found[w.name] = self._distinct(j, w, runs, slice(i * size, (i + 1) * size))
-                continue
-            found[w.name] = whole[i * size : (i + 1) * size]
+        for first, part in enumerate(runs.each()):
+            here = slice(first * part.starts.size, (first + 1) * part.starts.size)
+            rows = self._rows(group, part, low[:, here], high[:, here])
+            for w, i in group.places:
+                if first <= i < first + len(part.starts) and (w.function, w.column) in rows:
+                    found[w.name] = rows[w.function, w.column].reshape(part.starts.shape)[i - first]
+        for w, i in group.places:
+            if w.function in ("distinct_count", "approx_distinct_count"):
+                counted = self._distinct(self._clock.columns.index(w.column), w.function)
+                found[w.name] = counted.count(runs.codes, runs.moments, w.length_us, (runs.starts[i], runs.ends))
         return found
 
-    def _summed(self, name: str, columns: Sequence[int], runs: Runs) -> dict[int, Pair]:
+    def _rows(self, group: Group, runs: Runs, low: Floats, high: Floats) -> dict[tuple[str, str], Floats]:
+        """By function and column its values for all lengths and moments of ``runs``."""
+        start, end = runs.flat
+        count = self._counts.take(end, axis=1) - self._counts.take(start, axis=1)
+        state = {name: list(columns) for name, columns in group.of_state.items()}
+        total, square = (self._summed(name, state.get(name, []), runs) for name in ("sum", "squares"))
+        empty = count == 0
+        found: dict[tuple[str, str], Floats] = {}
+        for function, columns in group.of_function.items():
+            own = list(columns)
+            if function == "count":
+                values = count[own].astype(np.float64)
+            elif function in ("sum", "mean"):
+                values = total[0][_at(own, state["sum"])]
+                if function == "mean":
+                    values = np.where(empty[own], np.nan, values / np.maximum(count[own], 1))
+            elif function == "stddev":
+                own_sum, own_square = _at(own, state["sum"]), _at(own, state["squares"])
+                span = high[_at(own, state["max"])] - low[_at(own, state["min"])]
+                sums = (total[0][own_sum], total[1][own_sum])
+                values = spread(count[own], sums, (square[0][own_square], square[1][own_square]), span)
+            elif function in ("min", "max"):
+                extreme = (low if function == "min" else high)[_at(own, state[function])]
+                values = np.where(empty[own], np.nan, extreme)
+            elif function == "last":
+                values = self._latest(own, start, end)
+            else:
+                continue
+            for row, j in enumerate(own):
+                found[function, self._clock.columns[j]] = values[row]
+        return found
+
+    def _summed(self, name: str, columns: Sequence[int], runs: Runs) -> Pair:
         if not columns:
-            return {}
+            return np.empty((0, 0)), np.empty((0, 0))
         if name not in self._sums:
             self._sums[name] = _Sums.of(self._elements.states[name], self._elements.states.get(f"{name}_lo"))
         having = self._clock.having(name)
-        hi, lo = self._sums[name].between([having.index(j) for j in columns], runs.start, runs.end)
-        return {j: (hi[row], lo[row]) for row, j in enumerate(columns)}
+        return self._sums[name].between([having.index(j) for j in columns], *runs.flat)
 
-    def _extremes(
-        self, low: Sequence[int], high: Sequence[int], runs: Runs
-    ) -> tuple[dict[int, Floats], dict[int, Floats]]:
-        """Smallest and largest of each run; runs of a power of two are doubled level by level in place."""
-        if not low and not high:
-            return {}, {}
+    def _extremes(self, group: Group, runs: Runs) -> Pair:
+        """Smallest and largest of each run, for the columns of the group that need them."""
         states, clock = self._elements.states, self._clock
-        parts = [states["min"][[clock.having("min").index(j) for j in low]]] if low else []
-        parts += [-states["max"][[clock.having("max").index(j) for j in high]]] if high else []
-        found = smallest(np.concatenate(parts), runs.start, runs.end)
-        lows = {j: found[row] for row, j in enumerate(low)}
-        return lows, {j: -found[len(low) + row] for row, j in enumerate(high)}
+        low, high = group.of_state.get("min", ()), group.of_state.get("max", ())
+        parts = [states["min"][_at(low, clock.having("min"))]] if low else []
+        parts += [-states["max"][_at(high, clock.having("max"))]] if high else []
+        if not parts:
+            return np.empty((0, 0)), np.empty((0, 0))
+        found = smallest(np.concatenate(parts), *runs.flat)
+        return found[: len(low)], -found[len(low) :]
 
-    def _latest(self, columns: Sequence[int], runs: Runs) -> dict[int, Floats]:
-        if not columns:
-            return {}
+    @cached_property
+    def _last(self) -> tuple[Floats, Ints]:
         e = self._elements
-        if self._last is None:
-            same = np.zeros(len(e.codes), np.bool_)
-            same[1:] = (e.codes[1:] == e.codes[:-1]) & (e.times[1:] == e.times[:-1])
-            self._last = last_values(e.states["last"], same)
-        values, place = self._last
-        found = {}
-        for j in columns:
-            row = self._clock.having("last").index(j)
-            padded = np.append(place[row], -1)
-            at = np.where(runs.end > runs.start, padded[runs.end - 1], -1)
-            latest = np.append(values[row], np.nan)[at]
-            found[j] = np.where(at >= runs.start, latest, np.nan)
-        return found
+        same = np.zeros(len(e.codes), np.bool_)
+        same[1:] = (e.codes[1:] == e.codes[:-1]) & (e.times[1:] == e.times[:-1])
+        values, place = last_values(e.states["last"], same)
+        rows = len(values)
+        return np.hstack([np.full((rows, 1), np.nan), values]), np.hstack([np.full((rows, 1), -1), place]) + 1
 
-    def _distinct(self, column: int, window: Window, runs: Runs, part: slice) -> Floats:
-        kind = "distinct" if window.function == "distinct_count" else "sketch"
+    def _latest(self, columns: Sequence[int], start: Ints, end: Ints) -> Floats:
+        values, place = self._last
+        having = self._clock.having("last")
+        rows = np.array([having.index(j) for j in columns])[:, None]
+        at = place[rows, end]  # counted from 1: the last value among the elements before ``end``
+        return np.where(at > start, values[rows, at], np.nan)
+
+    def _distinct(self, column: int, function: str) -> Occurrences:
+        kind = "distinct" if function == "distinct_count" else "sketch"
         if (column, kind) not in self._occurrences:
             self._occurrences[column, kind] = Occurrences.of(self._elements, column, kind)
-        counted = self._occurrences[column, kind]
-        return counted.count(runs.codes, runs.moments, window.length_us, (runs.start[part], runs.end[part]))
+        return self._occurrences[column, kind]
 
 
 @dataclass(frozen=True)
@@ -197,17 +215,6 @@ def smallest(values: Floats, start: Ints, end: Ints) -> Floats:
     return found
 
 
-def _rows(clock: Clock, state: str, windows: Sequence[Window]) -> list[int]:
-    """The columns for which ``windows`` need ``state``."""
-    return [j for j in clock.having(state) if any(state in w.needs and clock.columns[j] == w.column for w in windows)]
-
-
-def _alike(windows: Sequence[Window]) -> list[list[Window]]:
-    """Windows grouped so that within a group every length is asked for the same functions of the same columns."""
-    of_length: dict[int, list[Window]] = {}
-    for w in windows:
-        of_length.setdefault(w.length_us, []).append(w)
-    groups: dict[frozenset[tuple[str, str]], list[Window]] = {}
-    for same in of_length.values():
-        groups.setdefault(frozenset((w.function, w.column) for w in same), []).extend(same)
-    return list(groups.values())
+def _at(columns: Sequence[int], among: Sequence[int]) -> Sequence[int] | slice:
+    """Where ``columns`` stand in ``among``: all of them without a copy."""
+    return slice(None) if len(columns) == len(among) else [among.index(j) for j in columns]
