@@ -166,12 +166,18 @@ def add_actions(files: Sequence[NewFile], data_change: bool = True) -> list[Any]
     return [AddAction(f.path, f.size_bytes, f.partition, f.written_ms or now, data_change, f.statistics) for f in files]
 
 
-def attempt(place: Place, once: Sequence[Transaction], plan: Callable[[DeltaTable], int | None]) -> int:
-    """Run ``plan`` (it commits on the snapshot it is given) until no other writer comes between; the version it made,
-    or the snapshot's where ``once`` is committed already or nothing had to be. Raises `Conflict` after two minutes."""
+def attempt(
+    place: Place,
+    once: Sequence[Transaction],
+    plan: Callable[[DeltaTable], int | None],
+    table: DeltaTable | None = None,
+) -> int:
+    """Run ``plan`` (it commits on the snapshot it is given, first ``table``) until no other writer comes between; the
+    version it made, or the snapshot's where ``once`` is committed already or nothing had to be. Raises `Conflict`
+    after two minutes."""
     until, pause = time.monotonic() + _PATIENCE_S, 0.02
     while True:
-        table = load(place)
+        table = load(place) if table is None else table
         if committed(place, table, once):
             return int(table.version())
         try:
@@ -180,6 +186,7 @@ def attempt(place: Place, once: Sequence[Transaction], plan: Callable[[DeltaTabl
         except Moved as e:
             if time.monotonic() > until:
                 raise Conflict(f"table {place.name!r} kept changing while it was written; try again ({e})") from e
+            table = None
             log.debug("planned anew", extra={"table": place.name, "reason": str(e)})
             time.sleep(random.uniform(0, pause))
             pause = min(pause * 2, _LONGEST_PAUSE_S)

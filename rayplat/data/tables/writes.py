@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,7 +39,7 @@ _CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.dataSkippingNumIndexedCols": "-1",
     "delta.enableChangeDataFeed": "true",
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": "20",
 }
 _CHECKS = "rayplat checks: "
 _ON_CLUSTER_BYTES = 64 << 20  # less is rewritten here: starting tasks would take longer
@@ -108,14 +109,14 @@ def append(place: Place, data: pa.Table | Dataset, terms: Terms, *, evolve: bool
     schema, by, checks = schema_of(table), partition_columns(table), _checks(table, terms)
     written = _write(place, data, schema, by, checks, fill=evolve)
 
-    def plan(table: DeltaTable) -> int:
+    def plan(table: DeltaTable) -> Change:
         _refuse_changed(place, table, schema, by)
         _judge(place, written, scan_of(place, table) if checks and checks.unique else None)
         exact = bool(checks and checks.unique)  # what was compared must still be all there is
         notes = terms.notes("append", written.files)
-        return log.commit(place, table, Change(written.files, exact=exact, noted=notes, once=terms.once))
+        return Change(written.files, exact=exact, noted=notes, once=terms.once)
 
-    return _settle(place, terms, plan, lambda: written.files)
+    return _settle(place, terms, table, plan, lambda: written.files)
 
 
 def overwrite(place: Place, data: pa.Table | Dataset, terms: Terms, *, replace_schema: bool = False) -> int:
@@ -137,16 +138,15 @@ def overwrite(place: Place, data: pa.Table | Dataset, terms: Terms, *, replace_s
         check_partitions(schema, by, place.name)
     written = _write(place, data, schema, by, checks)
 
-    def plan(table: DeltaTable) -> int:
+    def plan(table: DeltaTable) -> Change:
         refuse_unwritable(place.name, table, removes=True)
         if not replace_schema and schema is not None:
             _refuse_changed(place, table, schema, by)
         _judge(place, written, None)
         notes = terms.notes("overwrite", written.files)
-        everything = Change(written.files, everything=True, schema=written.schema, noted=notes, once=terms.once)
-        return log.commit(place, table, everything)
+        return Change(written.files, everything=True, schema=written.schema, noted=notes, once=terms.once)
 
-    return _settle(place, terms, plan, lambda: written.files)
+    return _settle(place, terms, table, plan, lambda: written.files)
 
 
 def replace_partition(place: Place, data: pa.Table | Dataset, partition: Mapping[str, Any], terms: Terms) -> int:
@@ -159,23 +159,23 @@ def replace_partition(place: Place, data: pa.Table | Dataset, partition: Mapping
     wanted = _partition(place, schema, by, partition)
     written = _write(place, data, schema, by, checks)
 
-    def plan(table: DeltaTable) -> int:
+    def plan(table: DeltaTable) -> Change:
         _refuse_changed(place, table, schema, by)
         scan = scan_of(place, table)
         gone = partition_is(scan.files, wanted)
         rest = replace(scan, files=tuple(f for f in scan.files if f not in gone))
         _judge(place, written, rest)
         notes = terms.notes("replace partition", written.files)
-        return log.commit(place, table, Change(written.files, _removable(place, gone), noted=notes, once=terms.once))
+        return Change(written.files, _removable(place, gone), noted=notes, once=terms.once)
 
-    def checked(table: DeltaTable) -> int:
+    def checked(table: DeltaTable) -> Change:
         for file in written.files:
             for name, value in wanted.items():
                 if file.partition[name] != partition_text(value):
                     raise InvalidInput("data", f"holds rows of {name}={file.partition[name]}, not only of {value}")
         return plan(table)
 
-    return _settle(place, terms, checked, lambda: written.files)
+    return _settle(place, terms, table, checked, lambda: written.files)
 
 
 def delete(place: Place, where: pc.Expression, terms: Terms) -> int:
@@ -186,7 +186,7 @@ def delete(place: Place, where: pc.Expression, terms: Terms) -> int:
     by = partition_columns(table)
     rewriter = Rewriter(Gone(where=where), by, _runner(scan_of(place, table), on_cluster=False))
 
-    def plan(table: DeltaTable) -> int | None:
+    def plan(table: DeltaTable) -> Change | None:
         refuse_unwritable(place.name, table, removes=True)
         plan = rewriter.plan(scan_of(place, table))
         if not plan.removes and not terms.once:
@@ -194,9 +194,9 @@ def delete(place: Place, where: pc.Expression, terms: Terms) -> int:
         gone = sum(_rows(f) for f in plan.removes) - sum(f.rows for f in plan.adds)
         notes = terms.notes("delete", ()) | {"rows": str(gone)}
         removes = _removable(place, plan.removes)
-        return log.commit(place, table, Change(plan.adds, removes, noted=notes, once=terms.once))
+        return Change(plan.adds, removes, noted=notes, once=terms.once)
 
-    return _settle(place, terms, plan, rewriter.written)
+    return _settle(place, terms, table, plan, rewriter.written)
 
 
 def upsert(
@@ -214,7 +214,7 @@ def upsert(
     written = _write(place, data, schema, by, checks)
     rewriters: list[Rewriter] = []
 
-    def plan(table: DeltaTable) -> int | None:
+    def plan(table: DeltaTable) -> Change | None:
         _refuse_changed(place, table, schema, by)
         scan = scan_of(place, table)
         if not rewriters:
@@ -227,9 +227,9 @@ def upsert(
             return None
         _judge(place, written, _with_new(plan.stay, plan.adds))
         notes, removes = terms.notes("upsert", written.files), _removable(place, plan.removes)
-        return log.commit(place, table, Change([*written.files, *plan.adds], removes, noted=notes, once=terms.once))
+        return Change([*written.files, *plan.adds], removes, noted=notes, once=terms.once)
 
-    return _settle(place, terms, plan, lambda: [*written.files, *(f for r in rewriters for f in r.written())])
+    return _settle(place, terms, table, plan, lambda: [*written.files, *(f for r in rewriters for f in r.written())])
 
 
 # --- writing files --------------------------------------------------------------------------------
@@ -313,22 +313,38 @@ def _create(place: Place, written: Written, partition_by: Sequence[str], terms: 
 def _settle(
     place: Place,
     terms: Terms,
-    plan: Callable[[DeltaTable], int | None],
+    table: DeltaTable,
+    plan: Callable[[DeltaTable], Change | None],
     files: Callable[[], list[NewFile]],
 ) -> int:
-    """Run ``plan`` until it holds, then remove those of our ``files`` that no version names."""
+    """Commit what ``plan`` makes of ``table``, or of later versions until one holds; then remove those of our ``files``
+    that no version names."""
+    base, landed = int(table.version()), set[str]()
+
+    def planned(table: DeltaTable) -> int | None:
+        change = plan(table)
+        if change is None:
+            return None
+        version = log.commit(place, table, change)
+        landed.update(file.path for file in change.adds)
+        return version
+
     try:
-        return log.attempt(place, terms.once, plan)
+        return log.attempt(place, terms.once, planned, table)
     finally:
-        _discard(place, files())
+        discard(place, [file for file in files() if file.path not in landed], base)
 
 
-def _discard(place: Place, files: Sequence[NewFile]) -> None:
-    """Remove what was not committed. In doubt (the log cannot be read) files stay: `vacuum` takes them."""
+def discard(place: Place, files: Sequence[NewFile], base: int | None) -> None:
+    """Remove those of ``files`` that no commit after ``base`` names (None: nothing was committed); the latest version
+    alone would not do, another writer may have replaced them already. In doubt (the log cannot be read) they stay:
+    `vacuum` takes them."""
     if not files:
         return
+    named: set[str] = set()
     try:
-        named = {file.key for file in scan_of(place, log.load(place)).files}
+        for version in range(base + 1, int(log.load(place).version()) + 1) if base is not None else ():
+            named |= {unquote(action["add"]["path"]) for action in log.actions(place, version) if "add" in action}
     except (RayplatError, OSError):
         logger.exception("files of a failed write may be left", extra={"table": place.name})
         return
@@ -397,21 +413,17 @@ def _widen(place: Place, schema: pa.Schema) -> None:
     refuse_unwritable(place.name, table, removes=True)
     written: list[NewFile] = []
 
-    def plan(table: DeltaTable) -> int:
+    def plan(table: DeltaTable) -> Change:
         scan, by = scan_of(place, table), partition_columns(table)
+        adds: list[NewFile] = []
         for index, part in enumerate(scan.batches()):
-            written.extend(write_files(place, conform(part, schema, fill=True), by, new_stem(index)))
+            files = write_files(place, conform(part, schema, fill=True), by, new_stem(index))
+            adds += files
+            written.extend(files)
         notes = Terms().notes("widen columns", ())
-        adds, written[:] = list(written), []
-        try:
-            return log.commit(place, table, Change(adds, everything=True, schema=schema, noted=notes))
-        except log.Moved:
-            written.extend(adds)
-            _discard(place, written)
-            written.clear()
-            raise
+        return Change(adds, everything=True, schema=schema, noted=notes)
 
-    _settle(place, Terms(), plan, lambda: written)
+    _settle(place, Terms(), table, plan, lambda: written)
 
 
 def _partition(place: Place, schema: pa.Schema, by: Sequence[str], partition: Mapping[str, Any]) -> dict[str, Any]:

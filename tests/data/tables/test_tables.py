@@ -12,6 +12,7 @@ import pytest
 
 from rayplat.data.tables import Tables
 from rayplat.errors import AlreadyExists, Conflict, InvalidInput, InvalidName, NotFound, SchemaMismatch
+from tests.servers import S3
 
 DAY = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -166,3 +167,53 @@ def test_datasets_write_and_read_on_workers(tables: Tables, ray_cluster: str) ->
     on_disk = {str(path) for path in Path(written.uri).glob("*.parquet")}
     assert on_disk == {file.path for file in tables.scan("t").files}
     assert tables.version("t") == written
+
+
+def core(tables: Tables) -> None:
+    """Create, append, read, upsert, delete, replace, history: the same wherever the tables lie."""
+    start = pa.table({"k": ["a", "b c", "d"], "v": [1, 2, 3], "p": ["x/y", "x/y", "ü z"]})
+    pinned = tables.create("t", start, partition_by=["p"], run_id="r")
+    tables.append("t", pa.table({"k": ["e"], "v": [4], "p": pa.array([None], pa.string())}), transaction=("job", 1))
+    tables.append("t", pa.table({"k": ["e"], "v": [4], "p": pa.array([None], pa.string())}), transaction=("job", 1))
+    tables.upsert("t", pa.table({"k": ["b c", "f"], "v": [20, 5], "p": ["x/y", "q"]}), ["k"])
+    tables.delete("t", pc.field("v") == 3)
+    tables.replace_partition("t", pa.table({"k": ["g"], "v": [6], "p": ["q"]}), {"p": "q"})
+    tables.append("t", pa.table({"k": ["h"], "v": [7], "p": ["x/y"], "more": [1.5]}), evolve=True)
+    assert {row["k"]: row["v"] for row in tables.read("t").to_pylist()} == {"a": 1, "b c": 20, "e": 4, "g": 6, "h": 7}
+    assert tables.read("t", where=pc.field("p") == "x/y", columns=["k"]).num_rows == 3
+    assert len(tables.scan("t").prune(pc.field("p") == "x/y").files) == 3
+    assert tables.read(pinned).sort_by("k").equals(start)
+    assert [c.operation for c in tables.history("t")] == [
+        "APPEND", "ADD COLUMN", "REPLACE PARTITION", "DELETE", "UPSERT", "APPEND", "CREATE",
+    ]  # fmt: skip
+    assert tables.version("t", tables.history("t")[-1].at) == pinned
+    with pytest.raises(AlreadyExists):
+        tables.create("t", start)
+    with pytest.raises(NotFound, match="there are t"):
+        tables.read("other")
+    assert tables.names() == ["t"]
+
+
+def test_the_core_on_a_local_folder(tables: Tables) -> None:
+    core(tables)
+
+
+@pytest.mark.ray
+@pytest.mark.services
+def test_the_core_on_s3(ray_cluster: str, s3: S3) -> None:
+    """With workers that write and read, and two writers of one version: the second is planned anew."""
+    import ray
+
+    tables = Tables(f"{s3.uri}/core tables", s3.options)
+    assert tables.names() == []
+    core(tables)
+    tables.create("d", ray.data.from_arrow([rows(1, 2), rows(3)]))
+    tables.append("d", ray.data.from_arrow([rows(4)]))
+    assert sorted(row["n"] for row in tables.dataset("d", where=pc.field("n") > 1).take_all()) == [2, 3, 4]
+    threads = [threading.Thread(target=tables.append, args=("d", rows(n))) for n in range(5, 9)]
+    threads.append(threading.Thread(target=tables.upsert, args=("d", rows(1, 99), ["n"])))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(tables.read("d")["n"].to_pylist()) == [1, 2, 3, 4, 5, 6, 7, 8, 99]

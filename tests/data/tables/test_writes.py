@@ -337,3 +337,45 @@ def test_a_write_that_runs_again_happens_once(tables: Tables, evolve: bool) -> N
     tables.overwrite("new", pairs(a=1), transaction=once)
     assert tables.overwrite("new", pairs(a=2), transaction=once).version == 0
     assert content(tables, "new") == {"a": 1}
+
+
+# --- on workers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_datasets_in_every_write(tables: Tables, ray_cluster: str) -> None:
+    import ray
+
+    def dataset(*parts: pa.Table) -> Any:
+        return ray.data.from_arrow(list(parts))
+
+    checks = Checks(ranges=(Range("v", 0, 100),), unique=(("k",),))
+    tables.create("t", dataset(pairs(a=1, b=2), pairs(c=3)), checks=checks)
+    tables.upsert("t", dataset(pairs(b=20), pairs(d=4)), ["k"], deletes=pa.table({"k": ["c"]}), run_id="r")
+    assert content(tables) == {"a": 1, "b": 20, "d": 4}
+    for bad, error, text in (
+        (lambda: tables.append("t", dataset(pairs(e=1, f=500), pairs(g=600))), BadRows, "v"),
+        (lambda: tables.append("t", dataset(pairs(e=1), pairs(e=2))), BadRows, "k"),
+        (lambda: tables.append("t", dataset(pairs(a=1))), BadRows, "k"),
+        (lambda: tables.upsert("t", dataset(pairs(e=1), pairs(e=2)), ["k"]), InvalidInput, "repeat"),
+    ):
+        with pytest.raises(error, match=text):
+            bad()
+    with pytest.raises(BadRows) as caught:
+        tables.append("t", dataset(pairs(e=1, f=500), pairs(g=600)))
+    (broken,) = caught.value.args[2]
+    assert (broken["count"], sorted(broken["rows"])) == (2, [1, 2])  # positions in the batch, not in a block
+    tables.append("t", dataset(pairs(h=5).append_column("w", pa.array([1.5]))), evolve=True)
+    tables.overwrite("t", dataset(pa.table({"k": ["x"], "v": [1]})), replace_schema=True)
+    assert tables.read("t").to_pylist() == [{"k": "x", "v": 1}]
+    assert not orphans(tables)
+
+
+@pytest.mark.ray
+def test_files_are_rewritten_by_tasks(tables: Tables, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplat.data.tables.writes._ON_CLUSTER_BYTES", 0)
+    tables.create("t", pairs(a=1, b=2))
+    tables.append("t", pairs(c=3, d=4))
+    tables.delete("t", pc.field("v").isin([2, 3]))
+    assert content(tables) == {"a": 1, "d": 4}
+    assert not orphans(tables)
