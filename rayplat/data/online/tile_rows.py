@@ -12,7 +12,8 @@ from rayplat.data.features import FeatureView
 from rayplat.data.online.store import FoundTiles, Tile, TileId
 from rayplat.data.online.values import key_bytes
 from rayplat.data.windows import TilePlan, fold, pack
-from rayplat.data.windows.window import CLOCK, MOMENT, TILE_START, TIMES, raw
+from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, raw
+from rayplat.data.windows.window import MOMENT
 
 HORIZON: TileId = (b"", -1, 2**52)
 """A tile of no key and clock: it says from which microsecond on events are kept."""

@@ -27,7 +27,8 @@ from rayplat.data.online.tile_rows import (
     up_to,
 )
 from rayplat.data.windows import TileKernel
-from rayplat.data.windows.window import MOMENT, TILE_START
+from rayplat.data.windows.plan import TILE_START
+from rayplat.data.windows.window import MOMENT
 
 if TYPE_CHECKING:
     from rayplat.data.tables import Tables
