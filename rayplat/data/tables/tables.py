@@ -147,6 +147,7 @@ class Tables:
         run_id: str | None = None,
         transaction: Transaction | None = None,
         transactions: Sequence[Transaction] = (),
+        metadata: Mapping[str, str] | None = None,
         checks: Checks | None = None,
         evolve: bool = False,
     ) -> TableVersion:
@@ -158,7 +159,8 @@ class Tables:
         that break ``checks`` or the table's own (nothing is written then), `Unavailable` where the disk is full.
         """
         once = (*transactions, *_one(transaction))
-        return self._done(name, writes.append(self.place(name), data, Terms(run_id, once, checks), evolve=evolve))
+        terms = Terms(run_id, once, checks, dict(metadata or {}))
+        return self._done(name, writes.append(self.place(name), data, terms, evolve=evolve))
 
     def overwrite(
         self,
@@ -200,6 +202,7 @@ class Tables:
         deletes: pa.Table | None = None,
         run_id: str | None = None,
         transaction: Transaction | None = None,
+        metadata: Mapping[str, str] | None = None,
         checks: Checks | None = None,
     ) -> TableVersion:
         """A new version in which each row of ``data`` stands in place of the one with equal ``keys``, or is added
@@ -208,7 +211,7 @@ class Tables:
         Raises `InvalidInput` for a key in ``data`` that is null, comes twice or is in ``deletes`` too. The keys
         (not the rows) of a Dataset pass through this process.
         """
-        terms = Terms(run_id, _one(transaction), checks)
+        terms = Terms(run_id, _one(transaction), checks, dict(metadata or {}))
         return self._done(name, writes.upsert(self.place(name), data, keys, terms, deletes))
 
     def delete(
