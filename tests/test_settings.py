@@ -21,6 +21,7 @@ def test_order_of_sources(tmp_path: Path) -> None:
         ("[serve\n", {}, "TOML"),
         ("", {"RAYPLAT_SERVE__HTTP_PORT": "many"}, "serve.http_port"),
         ("", {"RAYPLAT_NOPE__X": "1"}, "nope"),
+        ("", {"RAYPLAT_DATA__STORAGE_OPTIONS": "{no json"}, "data.storage_options"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, environ: dict[str, str], named: str) -> None:
@@ -45,6 +46,13 @@ def test_a_home_that_is_not_there_has_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for home in (tmp_path / "none", tmp_path / "file" / "home"):
         assert settings_module.load(home, environ={}).serve.http_port == 8000
+
+
+def test_storage_options_from_a_file_and_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "rayplat.toml").write_text('[data.storage_options]\nAWS_REGION = "x"\n')
+    assert settings_module.load(tmp_path, environ={}).data.storage_options == {"AWS_REGION": "x"}
+    environ = {"RAYPLAT_DATA__STORAGE_OPTIONS": '{"AWS_REGION": "y"}'}
+    assert settings_module.load(tmp_path, environ=environ).data.storage_options == {"AWS_REGION": "y"}
 
 
 def test_every_setting_says_what_it_is_for() -> None:

@@ -23,7 +23,7 @@ from rayplat.data.tables.files import NewFile, remove_files, remove_written, wri
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.rewrite import Gone
 from rayplat.data.tables.scan import Scan
-from rayplat.data.tables.schema import conform, delta_schema
+from rayplat.data.tables.schema import check_partitions, conform, delta_schema
 from rayplat.data.tables.writes import Written
 from rayplat.errors import RayplatError, SchemaMismatch
 from rayplat.resources import require_resources
@@ -59,6 +59,8 @@ def write(data: ray.data.Dataset, target: Target) -> Written:
     require_resources(f"writing {target.place.uri}", [{"CPU": 1}])
     if target.schema is None and (found := schema_of(data)) is not None:
         target = replace(target, schema=delta_schema(found))
+    if target.schema is not None:
+        check_partitions(target.schema, target.partition_by, target.place.name)
     sink = _Sink(target)
     try:
         data.write_datasink(sink)

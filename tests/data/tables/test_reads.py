@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 
@@ -334,6 +335,30 @@ def test_a_checkpoint_replaces_the_commits_before_it(tables: Tables, tmp_path: P
     with pytest.raises(NotFound, match=r"t@1.*log was removed"):
         tables.read("t", 1)
     assert [c.version for c in tables.history("t")] == [3]
+
+
+def test_a_checkpoint_of_the_second_kind(tables: Tables, golden: Log) -> None:
+    """Its name holds a UUID, and the files stand in a sidecar of it."""
+    golden.begin(field("n", "long"), features=["v2Checkpoint"])
+    for n in (1, 2):
+        golden.commit(golden.file(numbers(n), statistics={}))
+    folder = golden.folder / "_delta_log"
+    commits = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob("*.json"))]
+    adds = [commit[0]["add"] for commit in commits[1:]]
+    values = pa.map_(pa.string(), pa.string())
+    kinds = {"path": pa.string(), "partitionValues": values, "size": pa.int64(), "modificationTime": pa.int64(),
+             "dataChange": pa.bool_(), "stats": pa.string()}  # fmt: skip
+    rows = [{**add, "partitionValues": [], "stats": add["stats"]} for add in adds]
+    (folder / "_sidecars").mkdir()
+    sidecar = folder / "_sidecars" / "3a0d65cd-4056-49b8-937b-95f9e3ee90e5.parquet"
+    pq.write_table(pa.table({"add": pa.array(rows, pa.struct(list(kinds.items())))}), sidecar)
+    named = {"path": sidecar.name, "sizeInBytes": sidecar.stat().st_size, "modificationTime": 1}
+    lines = [{"checkpointMetadata": {"version": 2}}, *commits[0], {"sidecar": named}]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (folder / f"{2:020d}.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.json").write_text(text)
+    for version in (0, 1):
+        (folder / f"{version:020d}.json").unlink()
+    assert sorted(tables.read("t")["n"].to_pylist()) == [1, 2]
 
 
 @pytest.mark.parametrize("stamp", ["timestamp", "inCommitTimestamp"])
