@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from rayplat.data.windows.columns import Floats, Ints, Texts
+from rayplat.data.windows.elements import spans
 from rayplat.errors import Corrupt
 
 HEAD = 5
 MOMENTS, EVENTS, PENDING = 1.0, 2.0, 3.0
 _MOST_COLUMNS = 52
+_HEAD = np.arange(HEAD)
 
 
 @dataclass(frozen=True)
@@ -32,23 +35,22 @@ class Blobs:
     @staticmethod
     def read(blobs: Sequence[bytes], kind: float, columns: int) -> Blobs:
         """Raises `Corrupt` for bytes that are not of this ``kind`` with that many value columns."""
-        data = b"".join(blobs)
         sizes = np.fromiter(map(len, blobs), np.int64, len(blobs))
-        if (sizes % 8).any() or (sizes < 8 * HEAD).any():
-            raise Corrupt("tile bytes", "words of 8 bytes", f"{int(sizes[sizes % 8 != 0].sum())} bytes beside them")
-        words = np.frombuffer(data, "<f8")
-        starts = (np.cumsum(sizes) - sizes) // 8
-        head = words[starts[:, None] + np.arange(HEAD)]
+        if len(blobs) and ((sizes & 7).any() or int(sizes.min()) < 8 * HEAD):
+            raise Corrupt("tile bytes", "words of 8 bytes", f"a blob of {int(sizes[np.argmax(sizes & 7)])} bytes")
+        words = np.frombuffer(b"".join(blobs), "<f8")
+        starts = (np.cumsum(sizes) - sizes) >> 3
+        head = words[starts[:, None] + _HEAD]
         if len(head) and ((head[:, 0] != kind) | (head[:, 1] != columns)).any():
             raise Corrupt("tile bytes", f"kind {kind:g} of {columns} columns", "another format or other windows")
         return Blobs(words, starts, head)
 
-    @property
+    @cached_property
     def counts(self) -> Ints:
         """The events in each."""
         return self.head[:, 2].astype(np.int64)
 
-    @property
+    @cached_property
     def mask(self) -> int:
         """The columns that are text, as bits."""
         return int(np.bitwise_or.reduce(self.head[:, 3].astype(np.int64))) if len(self.head) else 0
@@ -77,14 +79,6 @@ class Blobs:
                 found.append(data[place : place + size].decode())
                 place += size
         return found, np.cumsum(counts) - counts
-
-
-def spans(starts: Ints, counts: Ints) -> Ints:
-    """The numbers ``starts[i] … starts[i] + counts[i] - 1`` of all i."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    found: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return found
 
 
 class Writer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,19 +78,25 @@ class StatePart:
 class Elements:
     """The elements of one clock in order: ``codes``, ``times`` (of a tile: its start) and what each contributes.
 
-    ``whole`` marks tiles that stand as one. ``states`` has the parts of `PARTS` but ``distinct`` and ``sketch``, which
-    are in ``state`` at the elements ``state_at``; ``values`` are those of events, NaN for whole tiles.
+    ``states`` has the parts of `PARTS` but ``distinct`` and ``sketch``. ``raw`` and ``state`` are what this was made
+    from (``state`` None where every tile is taken apart), at the elements ``raw_at`` and ``state_at``.
     """
 
     codes: Ints
     times: Ints
-    whole: Flags
     n: Ints
     states: Mapping[str, Floats]
-    values: Floats
     texts: tuple[Texts | None, ...]
+    raw: RawPart
+    raw_at: Ints
     state: StatePart | None
     state_at: Ints
+
+    def whole_until(self, tile_us: int) -> Ints:
+        """The last microsecond of each tile that stands as one; the oldest time there is for single events."""
+        until = np.full(len(self.codes), np.iinfo(np.int64).min)
+        until[self.state_at] = self.times[self.state_at] + (tile_us - 1)
+        return until
 
     @property
     def line(self) -> Line:
@@ -110,25 +117,28 @@ def assemble(
     single = of_events(clock, raw.values, valid)
     single["last"] = raw.values[list(clock.having("last"))]
     if state is None:
-        of_raw = np.repeat(codes, raw.counts)
-        whole = np.zeros(len(of_raw), np.bool_)
-        nowhere = np.empty(0, np.int64)
-        return Elements(of_raw, raw.times, whole, valid, single, raw.values, texts, None, nowhere)
+        of_raw, nowhere = np.repeat(codes, raw.counts), np.empty(0, np.int64)
+        return Elements(of_raw, raw.times, valid, single, texts, raw, np.arange(len(of_raw)), None, nowhere)
     sizes = np.ones(len(codes), np.int64)
     sizes[apart] = raw.counts
-    owner = np.repeat(np.arange(len(codes)), sizes)
-    whole = ~apart[owner]
-    at, among = np.flatnonzero(whole), np.flatnonzero(~whole)
-    times = starts[owner]
-    times[among] = raw.times
-    n = np.empty((len(valid), len(owner)), np.int64)
-    n[:, at], n[:, among] = state.n, valid
-    values = np.full(n.shape, np.nan)
-    values[:, among] = raw.values
-    mixed: dict[str, Floats] = {}
-    for name, parts in state.states.items():
-        mixed[name] = np.zeros((len(parts), len(owner)))
-        mixed[name][:, at] = parts
-        if name in single:
-            mixed[name][:, among] = single[name]
-    return Elements(codes[owner], times, whole, n, mixed, values, texts, state, at)
+    ends = np.cumsum(sizes)
+    whole = ~apart
+    at, among = ends[whole] - 1, spans((ends - sizes)[apart], raw.counts)
+    size = int(ends[-1])
+
+    def mixed(of_tiles: npt.NDArray[Any], of_events: npt.NDArray[Any] | int) -> npt.NDArray[Any]:
+        found = np.empty((*of_tiles.shape[:-1], size), of_tiles.dtype)
+        found[..., at], found[..., among] = of_tiles, of_events
+        return found
+
+    states = {name: mixed(parts, single.get(name, 0)) for name, parts in state.states.items()}
+    order = mixed(codes[whole], np.repeat(codes[apart], raw.counts)), mixed(starts[whole], raw.times)
+    return Elements(*order, mixed(state.n, valid), states, texts, raw, among, state, at)
+
+
+def spans(starts: Ints, counts: Ints) -> Ints:
+    """The numbers ``starts[i] … starts[i] + counts[i] - 1`` of all i."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    found: Ints = np.arange(total) + np.repeat(starts - (ends - counts), counts)
+    return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,45 @@ def prefixes(terms: Floats) -> Prefixes:
     large = np.abs(terms) >= _HUGE
     huge = Prefixes(_cascade(np.where(large, terms * _SHRINK, 0.0))) if large.any() else None
     return Prefixes(_cascade(np.where(large, 0.0, terms)), huge, infinite)
+
+
+def direct(hi: Floats, lo: Floats | None, start: Ints, end: Ints) -> Pair | None:
+    """What `Prefixes.between` gives, for a few runs: each is added up for itself.
+
+    Terms are cut into slices of so few bits that plain sums of a slice are exact (Rump, Ogita and Oishi, Accurate
+    floating-point summation, 2008). None where that takes too many slices, or with infinite or huge terms.
+    """
+    rows = len(hi)
+    rest = hi if lo is None or not lo.any() else np.concatenate([hi, lo])
+    top = np.maximum(rest.max(axis=1, initial=0.0), -rest.min(axis=1, initial=0.0))[:, None]
+    if not (top < _HUGE).all():
+        return None
+    room = int(np.frexp(float(rest.shape[1] + 2))[1])
+    total, error = np.zeros((rows, len(start))), np.zeros((rows, len(start)))
+    for _ in range(_LEVELS):
+        anchor = np.ldexp(1.0, np.frexp(top)[1] + room)
+        cut = (anchor + rest) - anchor
+        sums = reduce_runs(np.add, cut, start, end, 0.0)
+        for part in (sums[at : at + rows] for at in range(0, len(sums), rows)):
+            total, e = two_sum(total, part)
+            error = error + e
+        rest = rest - cut
+        if not rest.any():
+            return _ordered(total, error)
+        top = np.abs(rest).max(axis=1, keepdims=True)
+    return None
+
+
+def reduce_runs(how: np.ufunc, values: npt.NDArray[Any], start: Ints, end: Ints, nothing: float) -> npt.NDArray[Any]:
+    """``how`` over ``values[:, start:end]`` for each run; ``nothing`` for empty ones."""
+    places = np.stack([start, end], axis=1).reshape(-1)
+    padded = np.empty((len(values), values.shape[1] + 1), values.dtype)
+    padded[:, :-1], padded[:, -1] = values, nothing
+    found: npt.NDArray[Any] = how.reduceat(padded, places, axis=1)[:, ::2]
+    empty = start >= end
+    if empty.any():
+        found[:, empty] = nothing
+    return found
 
 
 def spread(count: Ints, total: Pair, square: Pair, span: Floats) -> Floats:

@@ -38,9 +38,11 @@ class Occurrences:
     def of(elements: Elements, column: int, kind: str) -> Occurrences:
         """The occurrences of ``column`` from its distinct sets or, of kind ``sketch``, its sketches."""
         e = elements
-        valid = ~np.isnan(e.values[column])
-        sizes = valid.astype(np.int64)
-        values: Any = e.values[column][valid]  # doubles, or the hashes of a sketch
+        of_raw = e.raw.values[column]
+        valid = ~np.isnan(of_raw)
+        sizes = np.zeros(len(e.codes), np.int64)
+        sizes[e.raw_at] = valid
+        values: Any = of_raw[valid]  # doubles, or the hashes of a sketch
         if kind == "sketch":
             values = value_hashes(values, e.texts[column])
         levels = np.zeros(len(sizes), np.int64) if kind == "sketch" else None
@@ -49,7 +51,9 @@ class Occurrences:
             if levels is not None:
                 levels[e.state_at] = e.state.sketch[column][2]
             sizes[e.state_at] = np.diff(offsets)
-            of_tile = np.repeat(e.whole, sizes)
+            of_tile = np.zeros(len(sizes), np.bool_)
+            of_tile[e.state_at] = True
+            of_tile = np.repeat(of_tile, sizes)
             merged = np.empty(len(of_tile), values.dtype)
             merged[of_tile], merged[~of_tile] = kept, values
             values = merged

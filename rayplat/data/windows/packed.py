@@ -88,21 +88,19 @@ def answer(plan: TilePlan, fetched: Fetched, moments_us: Sequence[int]) -> dict[
     """By window name one value for each moment: doubles (NaN stands for null; times in microseconds, truth values 0
     and 1), or texts. Raises `Corrupt` for bytes of other windows, `InvalidInput` where events are missing."""
     rows, moments = np.arange(len(moments_us)), np.asarray(moments_us, np.int64)
-    clocks = np.asarray(fetched.clock) if len(plan.clocks) > 1 else None
     found: dict[str, Floats | list[str | None]] = {}
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for clock in plan.clocks:
-            mine = np.arange(len(fetched.row)) if clocks is None else np.flatnonzero(clocks == clock.name)
-            elements = _elements(clock, fetched, mine)
+            mine = fetched
+            if fetched.clock.count(clock.name) < len(fetched.clock):
+                mine = _chosen(fetched, [i for i, name in enumerate(fetched.clock) if name == clock.name])
+            elements = _elements(clock, mine)
             values = ClockValues(clock, elements, plan.tile_us).at(rows, moments)
-            for w in clock.windows:
-                value = values[w.name]
-                if w.result_dtype == "string":
-                    texts = elements.texts[clock.columns.index(w.column)]
-                    found[w.name] = texts.take(value).to_pylist() if texts else [None] * len(rows)
-                else:
-                    found[w.name] = value
-    return {w.name: found[w.name] for w in plan.windows}
+            found |= values
+            for w in clock.windows_of_text:
+                texts = elements.texts[clock.columns.index(w.column)]
+                found[w.name] = texts.take(values[w.name]).to_pylist() if texts else [None] * len(rows)
+    return found
 
 
 def _texts(clock: Clock, rows: pa.Table) -> tuple[Texts | None, int]:
@@ -150,27 +148,36 @@ def _events(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> lis
     return writer.finish()
 
 
-def _elements(clock: Clock, fetched: Fetched, mine: Ints) -> Elements:
-    codes, starts = np.asarray(fetched.row, np.int64)[mine], np.asarray(fetched.start_us, np.int64)[mine]
+def _elements(clock: Clock, fetched: Fetched) -> Elements:
+    """What was fetched of one clock; tiles of which there is nothing are left out."""
+    codes, starts = np.asarray(fetched.row, np.int64), np.asarray(fetched.start_us, np.int64)
     if not ((codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (starts[1:] > starts[:-1]))).all():
         order = np.lexsort((starts, codes))
-        mine, codes, starts = mine[order], codes[order], starts[order]
-    at = mine.tolist()
-    events, pending = [fetched.events[i] for i in at], [fetched.pending[i] for i in at]
-    moments = [
-        fetched.moments[i] if e is None and p is None else None for i, e, p in zip(at, events, pending, strict=True)
-    ]
-    apart = np.array([e is not None or p is not None for e, p in zip(events, pending, strict=True)], np.bool_)
-    whole = np.array([m is not None for m in moments], np.bool_)
-    state = _States.read(clock, [m for m in moments if m is not None])
+        fetched, codes, starts = _chosen(fetched, order.tolist()), codes[order], starts[order]
+    events, pending = fetched.events, fetched.pending
+    apart = np.array([e is not None for e in events], np.bool_)
+    if len(pending) > pending.count(None):
+        apart |= np.array([p is not None for p in pending], np.bool_)
+    moments = [None if a else m for m, a in zip(fetched.moments, apart.tolist(), strict=True)]
+    blobs = [m for m in moments if m is not None]
+    state = _States.read(clock, blobs)
     held = _held(len(clock.columns), events, pending, state.texts)
-    counts = np.bincount(held.owner, minlength=len(at))[apart]
+    counts = np.bincount(held.owner, minlength=len(codes))[apart]
     mask = held.mask | state.mask
     texts = tuple(held.texts if mask >> j & 1 else None for j in range(len(clock.columns)))
-    there = apart | whole
-    tiles = (codes, starts, apart) if there.all() else (codes[there], starts[there], apart[there])
-    parts = state.part(held.texts) if whole.any() else None
-    return assemble(clock, tiles, RawPart(counts, held.times, held.values), parts, texts)
+    if len(blobs) + int(apart.sum()) < len(moments):
+        there = apart | np.array([m is not None for m in moments], np.bool_)
+        codes, starts, apart = codes[there], starts[there], apart[there]
+    parts = state.part(held.texts) if blobs else None
+    return assemble(clock, (codes, starts, apart), RawPart(counts, held.times, held.values), parts, texts)
+
+
+def _chosen(fetched: Fetched, at: Sequence[int]) -> Fetched:
+    return Fetched(*([values[i] for i in at] for values in _sequences(fetched)))
+
+
+def _sequences(fetched: Fetched) -> tuple[Sequence[Any], ...]:
+    return fetched.row, fetched.clock, fetched.start_us, fetched.moments, fetched.events, fetched.pending
 
 
 def _held(columns: int, events: Sequence[bytes | None], pending: Sequence[bytes | None], texts: Sequence[str]) -> Held:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from rayplat.data.windows.window import LONGEST, MICROSECOND, MOMENT, ORDERED, Window
@@ -18,6 +20,8 @@ from rayplat.errors import InvalidInput, SchemaMismatch
 
 CLOCK, TILE_START, TIMES = "clock", "tile_start", "event_times"
 """Columns of every tile table: which time column, where the tile begins, when its events happened."""
+
+Ints = npt.NDArray[np.int64]
 
 MOST_TILES = 256
 
@@ -63,9 +67,14 @@ class Group:
         )
 
     @cached_property
-    def places(self) -> tuple[tuple[Window, int], ...]:
-        """Each window with the position of its length."""
-        return tuple((w, self.lengths_us.index(w.length_us)) for w in self.windows)
+    def places(self) -> tuple[tuple[str, tuple[str, str], int], ...]:
+        """Each window's name, its function and column, and the position of its length."""
+        return tuple((w.name, (w.function, w.column), self.lengths_us.index(w.length_us)) for w in self.windows)
+
+    @cached_property
+    def backs_us(self) -> Ints:
+        """0 and the lengths, as a column: how far before the moment the ends of the windows lie."""
+        return np.array([0, *self.lengths_us], np.int64)[:, None]
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class Clock:
     def lengths_us(self) -> tuple[int, ...]:
         """The distinct window lengths, ascending."""
         return self.together.lengths_us
+
+    @cached_property
+    def windows_of_text(self) -> tuple[Window, ...]:
+        return tuple(w for w in self.windows if w.result_dtype == "string")
 
     @cached_property
     def together(self) -> Group:

@@ -14,13 +14,14 @@ from functools import cached_property
 import numpy as np
 
 from rayplat.data.windows.elements import Elements
-from rayplat.data.windows.exact import Floats, Ints, Pair, Prefixes, prefixes, spread
+from rayplat.data.windows.exact import Floats, Ints, Pair, Prefixes, direct, prefixes, reduce_runs, spread
 from rayplat.data.windows.moments import last_values
 from rayplat.data.windows.occurrences import Occurrences
 from rayplat.data.windows.plan import Clock, Group
 from rayplat.errors import InvalidInput
 
 _BLOCK = 1 << 15
+_SHORT = 1 << 20  # elements
 _FEW = 1 << 10  # moments, up to which one pass over all windows is cheaper than only what each length needs
 
 
@@ -39,9 +40,18 @@ class Runs:
         """First elements and ends of all lengths, one length after the other."""
         return self.starts.reshape(-1), np.broadcast_to(self.ends, self.starts.shape).reshape(-1)
 
+    @property
+    def few(self) -> bool:
+        return len(self.ends) <= _FEW
+
+    @cached_property
+    def short(self) -> bool:
+        """Whether each run can be gone through for itself."""
+        return self.few and int((self.ends - self.starts).sum()) <= _SHORT
+
     def each(self) -> Iterator[Runs]:
         """One length at a time, where all together would take too much memory."""
-        if len(self.ends) <= _FEW:
+        if self.few:
             yield self
         else:
             for start in self.starts:
@@ -52,30 +62,34 @@ class ClockValues:
     """The values of one clock's windows over ``elements``; ``tile_us`` is the tiles' length."""
 
     def __init__(self, clock: Clock, elements: Elements, tile_us: int) -> None:
-        self._clock, self._elements, self._tile_us = clock, elements, tile_us
+        self._clock, self._elements = clock, elements
         self._line = elements.line
-        self._counts = np.zeros((len(elements.n), elements.n.shape[1] + 1), np.int64)
-        np.cumsum(elements.n, axis=1, out=self._counts[:, 1:])
+        self._whole_until = None if elements.state is None else elements.whole_until(tile_us)
         self._sums: dict[str, _Sums] = {}
         self._occurrences: dict[tuple[int, str], Occurrences] = {}
 
     def at(self, codes: Ints, moments: Ints) -> dict[str, Floats]:
         """By window name its value for each key code (-1: no such key) and moment; NaN stands for null."""
         found: dict[str, Floats] = {}
-        clock, ends = self._clock, self._ends(codes, moments)
-        for group in (clock.together,) if len(codes) <= _FEW else clock.alike:
-            back = moments - np.array(group.lengths_us)[:, None]
-            runs = Runs(codes, moments, self._ends(np.broadcast_to(codes, back.shape), back), ends)
-            found |= self._group(group, runs)
+        for group in (self._clock.together,) if len(codes) <= _FEW else self._clock.alike:
+            bounds = self._ends(codes, moments - group.backs_us)
+            found |= self._group(group, Runs(codes, moments, bounds[1:], bounds[0]))
         return found
+
+    @cached_property
+    def _counts(self) -> Ints:
+        n = self._elements.n
+        counts = np.zeros((len(n), n.shape[1] + 1), np.int64)
+        np.cumsum(n, axis=1, out=counts[:, 1:])
+        return counts
 
     def _ends(self, codes: Ints, moments: Ints) -> Ints:
         """The number of elements up to each moment, which must not lie within a whole tile."""
         ends = self._line.before(codes, moments)
         e = self._elements
-        if e.state is not None:
+        if self._whole_until is not None:
             last = np.maximum(ends - 1, 0)
-            cut = e.whole[last] & (e.codes[last] == codes) & (e.times[last] + self._tile_us > moments + 1) & (ends > 0)
+            cut = (self._whole_until[last] > moments) & (e.codes[last] == codes) & (ends > 0)
             if cut.any():
                 at = int(e.times[last][cut][0])
                 raise InvalidInput(
@@ -90,19 +104,24 @@ class ClockValues:
         for first, part in enumerate(runs.each()):
             here = slice(first * part.starts.size, (first + 1) * part.starts.size)
             rows = self._rows(group, part, low[:, here], high[:, here])
-            for w, i in group.places:
-                if first <= i < first + len(part.starts) and (w.function, w.column) in rows:
-                    found[w.name] = rows[w.function, w.column].reshape(part.starts.shape)[i - first]
-        for w, i in group.places:
-            if w.function in ("distinct_count", "approx_distinct_count"):
-                counted = self._distinct(self._clock.columns.index(w.column), w.function)
-                found[w.name] = counted.count(runs.codes, runs.moments, w.length_us, (runs.starts[i], runs.ends))
+            last = first + len(part.starts)
+            found |= {
+                name: rows[what][i - first] for name, what, i in group.places if first <= i < last and what in rows
+            }
+        for name, (function, column), i in group.places:
+            if function in ("distinct_count", "approx_distinct_count"):
+                counted = self._distinct(self._clock.columns.index(column), function)
+                run = runs.starts[i], runs.ends
+                found[name] = counted.count(runs.codes, runs.moments, group.lengths_us[i], run)
         return found
 
     def _rows(self, group: Group, runs: Runs, low: Floats, high: Floats) -> dict[tuple[str, str], Floats]:
-        """By function and column its values for all lengths and moments of ``runs``."""
+        """By function and column its values ``(lengths, moments)``."""
         start, end = runs.flat
-        count = self._counts.take(end, axis=1) - self._counts.take(start, axis=1)
+        if runs.short:
+            count = reduce_runs(np.add, self._elements.n, start, end, 0)
+        else:
+            count = self._counts.take(end, axis=1) - self._counts.take(start, axis=1)
         state = {name: list(columns) for name, columns in group.of_state.items()}
         total, square = (self._summed(name, state.get(name, []), runs) for name in ("sum", "squares"))
         empty = count == 0
@@ -127,15 +146,18 @@ class ClockValues:
                 values = self._latest(own, start, end)
             else:
                 continue
-            for row, j in enumerate(own):
-                found[function, self._clock.columns[j]] = values[row]
+            values = values.reshape(len(own), *runs.starts.shape)
+            found |= {(function, self._clock.columns[j]): values[row] for row, j in enumerate(own)}
         return found
 
     def _summed(self, name: str, columns: Sequence[int], runs: Runs) -> Pair:
         if not columns:
             return np.empty((0, 0)), np.empty((0, 0))
+        hi, lo = self._elements.states[name], self._elements.states.get(f"{name}_lo")
+        if runs.short and (found := direct(hi, lo, *runs.flat)):
+            return found
         if name not in self._sums:
-            self._sums[name] = _Sums.of(self._elements.states[name], self._elements.states.get(f"{name}_lo"))
+            self._sums[name] = _Sums.of(hi, lo)
         having = self._clock.having(name)
         return self._sums[name].between([having.index(j) for j in columns], *runs.flat)
 
@@ -147,7 +169,8 @@ class ClockValues:
         parts += [-states["max"][_at(high, clock.having("max"))]] if high else []
         if not parts:
             return np.empty((0, 0)), np.empty((0, 0))
-        found = smallest(np.concatenate(parts), *runs.flat)
+        both = np.concatenate(parts)
+        found = reduce_runs(np.minimum, both, *runs.flat, np.inf) if runs.short else smallest(both, *runs.flat)
         return found[: len(low)], -found[len(low) :]
 
     @cached_property
