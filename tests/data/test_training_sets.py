@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,16 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from rayplat.data import training_sets
+from rayplat.data import training_rows, training_sets
 from rayplat.data.feature_store import FeatureStore
-from rayplat.data.features import FeatureService
+from rayplat.data.features import Derived, Entity, FeatureService, FeatureView, Field, OnRequestView, col
 from rayplat.data.features.build import build
-from rayplat.data.tables import Tables
+from rayplat.data.point_in_time import FeatureRows, join
+from rayplat.data.tables import Tables, upkeep
 from rayplat.data.training_sets import Spine
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch, Unschedulable
 from rayplat.resources import require_resources
 from rayplat.settings import Settings
-from tests.data.declared import DELAYS, FLIGHT, ORIGIN, SCHEDULE, SERVICE, START, VIEWS, WEATHER, flights, weather
+from tests.data.declared import (
+    DELAYS,
+    FLIGHT,
+    ORIGIN,
+    SCHEDULE,
+    SERVICE,
+    START,
+    VIEWS,
+    WEATHER,
+    flights,
+    hours,
+    weather,
+)
 
 SPINE = Spine("flights", "flight", "asked", "late")
 
@@ -53,7 +67,7 @@ def test_a_data_step_that_cannot_be_placed_is_refused(tables: Tables, monkeypatc
     hog: Any = ray.remote(num_cpus=1.5)(Hog).options(name="hog").remote()
     ray.get(hog.ready.remote())
     steps: dict[str, Callable[[], Any]] = {
-        "building the feature view 'schedule'": lambda: build(tables, SCHEDULE),
+        "building the feature view 'weather'": lambda: build(tables, WEATHER),
         "building the training set 'one'": lambda: training_sets.build(tables, "one", SPINE, service),
         "reading .*/flights": lambda: tables.dataset("flights"),
         "writing .*/flights": lambda: tables.append("flights", rows),
@@ -90,18 +104,140 @@ def test_a_training_set_is_pinned_reproducible_and_right(tables: Tables) -> None
     assert (more.data.version, more.data.row_count) == (made.data.version + 1, made.data.row_count + 1)
     assert training_sets.get(tables, "first", made.data.version) == made
     assert tables.read(made.data).equals(rows)
-    some = Spine("flights", "flight", "asked", "late", where=pc.field("distance") < 300)
-    assert training_sets.build(tables, "some", some, SERVICE).data.row_count == 4
+    for where in (pc.field("distance") < 300, col("distance") < 300):
+        some = Spine("flights", "flight", "asked", "late", where=where)
+        assert training_sets.build(tables, "some", some, SERVICE).data.row_count == 4
+    assert training_sets.stream(tables, made, ["flight"], col("late") == 1).count() == 4
+
+
+@pytest.mark.ray
+def test_used_versions_are_pinned_for_as_long_as_the_set_is_there(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for view in VIEWS:
+        build(tables, view)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_sets, "_written", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        training_sets.build(tables, "first", SPINE, SERVICE)
+    assert not any(upkeep.pins(tables, name) for name in tables.names())
+    monkeypatch.undo()
+    made = training_sets.build(tables, "first", SPINE, SERVICE)
+    assert made.data.version == 0
+    for at in (made.data, *made.pins):
+        assert [(pin.version, pin.by) for pin in upkeep.pins(tables, at.table)] == [(at.version, "training_set:first")]
+
+
+VISIT = Entity("visit", ("shop", "user"), ("int64", "string"))
+SHOP = Entity("shop", "shop", ("int64",))
+SEEN = FeatureView(
+    "seen", VISIT, "visits", "at", fields=(Field("kind", "string", lookup=True), Field("n", "int64", default=-1))
+)
+KINDS = FeatureView(
+    "kinds", Entity("kind", "kind"), "kinds", "at", fields=(Field("weight", "double"),), created="written"
+)
+ASKED = OnRequestView(
+    "asked",
+    (Field("amount", "double"),),
+    (Derived("share", col("amount") / col("weight"), "double"), Derived("big", col("share") > 1, "bool")),
+)
+VISITS = FeatureService("visits", VISIT, (SEEN, KINDS, ASKED))
+VISIT_SPINE = Spine("asked", ("shop", "user"), "at", "bought")
+
+
+def _visits(tables: Tables, rows: int) -> None:
+    """``rows`` asked in three files, some with keys and kinds that are unknown or null, many at the same moment."""
+    number = np.arange(rows)
+    at = (
+        pa.array(START)
+        if rows == 0
+        else pc.add(pa.scalar(START, hours(0).type), pa.array(number // 7 * 60_000_000, pa.duration("us")))
+    )
+    shop, user = pa.array(number % 5), pa.array([None if i % 9 == 0 else f"u{i % 4}" for i in number.tolist()])
+    asked = pa.table({"shop": shop, "user": user, "at": at, "bought": pa.array(number % 3 == 0), "amount": number / 4})
+    tables.create("asked", asked.slice(0, rows // 3))
+    tables.append("asked", asked.slice(rows // 3, rows // 3))
+    tables.append("asked", asked.slice(rows // 3 * 2))
+    kinds = [None if i % 6 == 0 else f"k{i % 3}" for i in range(40)]
+    seen = {"shop": [i % 4 for i in range(40)], "user": [f"u{i % 3}" for i in range(40)], "kind": kinds}
+    tables.create("visits", pa.table(seen | {"n": [None, *range(39)], "at": hours(*[i / 90 for i in range(40)])}))
+    times = hours(-1, -1, 0.1, -1)
+    tables.create(
+        "kinds",
+        pa.table(
+            {
+                "kind": ["k1", "k2", "k1", "k1"],
+                "weight": [1.0, 2.0, 3.0, 9.0],
+                "at": times,
+                "written": hours(1, 1, 1, 0),
+            }
+        ),
+    )
+    for view in VISITS.stored:
+        build(tables, view)
+
+
+@pytest.mark.ray
+def test_any_plan_gives_the_same_rows_bit_for_bit(
+    settings: Settings, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_rows, "SLICE_ROWS", 50)
+    monkeypatch.setattr(training_rows, "PART_BYTES", 2_000)
+    tables = Tables(settings.tables_uri)
+    _visits(tables, 300)
+    made = training_sets.build(tables, "visits", VISIT_SPINE, VISITS)
+    shuffled = training_sets.build(tables, "visits", VISIT_SPINE, VISITS, plan="shuffle")
+    assert shuffled == made
+    rows = tables.read(made.data)
+    assert rows.column_names == ["shop", "user", "event_time", "bought", "n", "weight", "share", "big"]
+    assert (made.join_key, made.keys) == ("shop,user", ("shop", "user"))
+    moments = rows["event_time"].to_pylist()
+    assert moments == sorted(moments)
+    assert len(tables.scan(made.data).files) == 6
+    spine = tables.read("asked").sort_by(
+        [("at", "ascending"), ("shop", "ascending"), ("user", "ascending"), ("bought", "ascending")]
+    )
+    sides = [
+        FeatureRows(tables.read(v.table), v.keys, v.feature_names, created="created" if v.created else None)
+        for v in VISITS.stored
+    ]
+    expected = join(spine, sides, event_time="at")
+    assert rows["weight"].to_pylist() == expected["weight"].to_pylist()
+    assert rows["n"].to_pylist() == [-1 if n is None else n for n in expected["n"].to_pylist()]
+    share = pc.divide(expected["amount"], expected["weight"])
+    assert rows["share"].to_pylist() == share.to_pylist()
+    assert rows["big"].to_pylist() == pc.greater(share, 1).to_pylist()
+    known = training_sets.build(tables, "known", replace(VISIT_SPINE, known_by=True), VISITS)
+    assert set(tables.read(known.data)["weight"].to_pylist()) == {None, 9.0}
 
 
 @pytest.mark.ray
 def test_refusals(tables: Tables) -> None:
-    with pytest.raises(NotFound, match="features_schedule"):
+    with pytest.raises(NotFound, match="build the view 'schedule' first"):
         training_sets.build(tables, "first", SPINE, SERVICE)
     with pytest.raises(InvalidInput, match="keyed by 'flight'"):
         training_sets.build(tables, "first", Spine("flights", "origin", "asked", "late"), SERVICE)
     with pytest.raises(NotFound, match="first"):
         training_sets.get(tables, "first")
+    with pytest.raises(SchemaMismatch, match="table weather: there is no join key 'flight' in it; there are origin"):
+        training_sets.build(tables, "first", Spine("weather", "flight", "observed", "temp"), SERVICE)
+    with pytest.raises(SchemaMismatch, match="event time 'distance' must be a timestamp, not double"):
+        training_sets.build(tables, "first", Spine("flights", "flight", "distance", "late"), SERVICE)
+    with pytest.raises(InvalidInput, match="'distance' of view 'schedule' has the name of the spine's own column"):
+        training_sets.build(tables, "first", Spine("weather", "flight", "asked", "distance"), SERVICE)
+    outcome = replace(SCHEDULE, fields=(Field("outcome", "bool"),), derived=(Derived("outcome", ~col("late"), "bool"),))
+    with pytest.raises(
+        InvalidInput, match="'schedule' computes it from the label 'late': it would read its own future"
+    ):
+        training_sets.build(tables, "first", SPINE, FeatureService("s", FLIGHT, (outcome,)))
+    asks = FeatureService(
+        "s", FLIGHT, (OnRequestView("r", (Field("seat", "string"),), (Derived("s", col("seat"), "string"),)),)
+    )
+    with pytest.raises(SchemaMismatch, match="there is no input 'seat'"):
+        training_sets.build(tables, "first", SPINE, asks)
     tables.overwrite("weather", pa.table({"origin": ["JFK"]}), replace_schema=True)
     with pytest.raises(SchemaMismatch, match="observed"):
         build(tables, WEATHER)
@@ -128,10 +264,12 @@ def test_feast_and_we_read_the_same_and_training_equals_serving(settings: Settin
             assert (None if missing else served) == row[name], (row["flight"], name)
 
     feast = store.feast()
-    names = [f"{view.name}:{name}" for view in (WEATHER, DELAYS) for name in view.feature_names]
-    answer = feast.get_online_features(features=names, entity_rows=[{"origin": "JFK"}, {"origin": "LGA"}]).to_dict()
-    own = store.online("all").read(["f8"], START + timedelta(hours=4.25))
-    assert answer["delay_1h"] == [own.columns["delay_1h"][0], None]
+    names = [f"{view.name}:{name}" for view in (SCHEDULE, DELAYS) for name in view.feature_names if name != "origin"]
+    rows = [{"flight": "f8", "origin": "JFK"}, {"flight": "f99", "origin": "LGA"}]
+    answer = feast.get_online_features(features=names, entity_rows=rows).to_dict()
+    own = store.online("all").read(["f8"])  # Feast asks as of now: the windows are empty long since
+    assert answer["distance"] == [own.columns["distance"][0], None]
+    assert (answer["departures_1h"][0], answer["delay_1h"][0]) == (own.columns["departures_1h"][0], None)
     tags = {view.name: view.tags["rayplat.digest"] for view in feast.list_feature_views()}
     assert tags == SERVICE.view_digests()
     _feast_writes(feast)

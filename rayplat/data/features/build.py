@@ -21,7 +21,7 @@ from rayplat.data.features.transforms import check_source, prepare
 from rayplat.data.point_in_time.keys import hashed
 from rayplat.data.tables.scan import Scan
 from rayplat.data.windows import fold
-from rayplat.data.windows.window import TILE_START
+from rayplat.data.windows.plan import TILE_START
 from rayplat.errors import Conflict
 from rayplat.resources import require_resources
 from rayplat.types import TableVersion

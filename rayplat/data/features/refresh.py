@@ -22,9 +22,8 @@ from rayplat.data.features.declarations import EVENT_TIME, FeatureView
 from rayplat.data.features.notes import Held, held, note
 from rayplat.data.features.transforms import check_source, prepare
 from rayplat.data.tables import changes
-from rayplat.data.tables.scan import Scan
 from rayplat.data.windows import patch, touched
-from rayplat.data.windows.window import TILE_START
+from rayplat.data.windows.plan import TILE_START
 from rayplat.errors import Conflict
 from rayplat.types import TableVersion
 
@@ -75,24 +74,21 @@ def refresh(
 
 def _difference(tables: Tables, view: FeatureView, before: Held, pinned: TableVersion) -> Difference:
     """Raises `Conflict` where the view has to be built anew."""
-    found = changes.read(tables, view.source, before.source_version, pinned.version)
-    inserted, deleted = _table(found.inserted), _table(found.deleted)
     check_source(view, tables.scan(pinned).schema)
-    added, seen = prepare(view, inserted)
+    found = changes.read(tables, view.source, before.source_version, pinned.version)
+    count = sum(found.count())
+    if count > MOST_ROWS:
+        raise Conflict(f"{count} rows changed, more than the {MOST_ROWS} that are taken over one by one")
+    columns = list(view.source_columns)
+    news = found.appended.table(columns) if found.appended is not None else found.inserted.select(columns)
+    added, seen = prepare(view, news)
     seen.refuse_future(view)
-    removed, _ = prepare(view, deleted)
+    removed, _ = prepare(view, found.deleted.select(columns))
     if view.windows:
         return _tiles(tables, view, before, added, removed)
     if removed.num_rows == 0:
         return Difference(added)
     return _fields(tables, view, before, added, removed)
-
-
-def _table(rows: Scan | pa.Table) -> pa.Table:
-    count = rows.count() if isinstance(rows, Scan) else rows.num_rows
-    if count > MOST_ROWS:
-        raise Conflict(f"{count} rows changed, more than the {MOST_ROWS} that are taken over one by one")
-    return rows.table() if isinstance(rows, Scan) else rows
 
 
 def _tiles(tables: Tables, view: FeatureView, before: Held, added: pa.Table, removed: pa.Table) -> Difference:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayplat.data.features.declarations import CREATED, FeatureView
 from rayplat.data.point_in_time import AsOf, Kernel
-from rayplat.data.point_in_time.plan import Side
+from rayplat.data.point_in_time.sides import Side
 from rayplat.data.windows import TileKernel
 
 if TYPE_CHECKING:
