@@ -57,7 +57,13 @@ class DataSettings(_Group):
     storage_options: dict[str, str] = Field(
         {}, description="Options of an object store that holds the tables (AWS_ENDPOINT_URL, …); a variable holds JSON."
     )
-    online_store: str | None = Field(None, description="Path of the SQLite online store; None is in the home.")
+    online_store: str | None = Field(
+        None,
+        description="Path of an SQLite file, or sqlite:///, redis://, rediss://, postgresql://; None is in the home.",
+    )
+    online_keep_s: float = Field(
+        7 * 86_400.0, description="How long beyond its longest window a windowed view's events stay online, in seconds."
+    )
 
     @field_validator("storage_options", mode="before")
     @classmethod

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayplat.data.features import Entity, FeatureService, FeatureView, View
 from rayplat.data.online import OnlineFeatures, catalog
 from rayplat.data.online.materialize import advance
+from rayplat.data.online.push import Push, push
 from rayplat.data.online.store import open_store
 from rayplat.errors import NotFound
 from rayplat.settings import Settings
@@ -23,6 +24,7 @@ from rayplat.types import FeatureViewInfo
 
 if TYPE_CHECKING:
     import feast
+    import pyarrow as pa
 
     from rayplat.data.tables import Tables
 
@@ -85,7 +87,13 @@ class FeatureStore:
         see the old rows until the new ones are complete). Views computed on request have nothing to write.
         """
         stored = [view for view in views if isinstance(view, FeatureView)]
-        return {view.name: advance(self._online, tables, view, upto, fresh=fresh) for view in stored}
+        keep = timedelta(seconds=self._settings.data.online_keep_s)
+        return {view.name: advance(self._online, tables, view, upto, fresh=fresh, keep=keep) for view in stored}
+
+    def push(self, tables: Tables, source: str | FeatureView, events: pa.Table, to: str = "online") -> Push:
+        """Make fresh ``events``, rows of the table ``source``, readable at once (``to`` is ``online``), append them to
+        the table (``offline``), or ``both``; see `rayplat.data.online.push.push`."""
+        return push(self._online, tables, source, events, to)
 
     def online(self, service: str) -> OnlineFeatures:
         """Lookup of a service's features. Raises `NotFound`."""

@@ -54,9 +54,10 @@ class FieldSteps:
     def _parts(self, step: Step) -> Iterator[pa.Table]:
         if step.gone is not None and step.gone.num_rows:
             yield from self._remaining(step)
-        if step.late is not None and step.after is not None:
-            late = step.late.select(self._columns)
-            yield late.filter(pc.field(EVENT_TIME) <= pa.scalar(step.after, TIME))
+        if step.after is not None:
+            yield from step.late_parts(self._columns, pc.field(EVENT_TIME) <= pa.scalar(step.after, TIME))
+        if step.until == step.after:
+            return
         known = pc.field(EVENT_TIME) <= pa.scalar(step.until, TIME)
         if step.after is not None:
             known = known & (pc.field(EVENT_TIME) > pa.scalar(step.after, TIME))

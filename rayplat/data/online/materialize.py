@@ -18,6 +18,7 @@ from rayplat.data.online.field_steps import FieldSteps
 from rayplat.data.online.step import Step
 from rayplat.data.online.store import OnlineStore
 from rayplat.data.online.tile_steps import TileSteps
+from rayplat.data.tables import changes
 from rayplat.errors import Conflict
 from rayplat.types import TableVersion
 
@@ -73,14 +74,11 @@ def _step(
     if cursor["version"] == source.version:
         return Step(source, reached, until) if until > reached else None
     try:
-        from rayplat.data.tables import changes
-    except ImportError:
-        return rebuilt
-    try:
         found = changes.read(tables, view.table, cursor["version"], source.version)
     except Conflict as e:
         log.info("rebuilding the online view", extra={"view": view.id, "reason": str(e)})
         return rebuilt
     if found.deleted.num_rows > _MOST_CHANGED:
         return rebuilt
-    return Step(source, reached, until, late=found.inserted, gone=found.deleted)
+    late = found.inserted if found.appended is None else found.appended
+    return Step(source, reached, until, late=late, gone=found.deleted)

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS rp_tiles (
 _MOMENTS, _EVENTS, _PUSHED = 0, 1, 2
 _KEYS_PER_QUERY = 500
 _BUSY_S = 30
+_CACHE_KIB = 32_768  # of each thread's connection; the default of 2 MiB costs reads of a large store their pages
 
 _UPSERT = """
 INSERT INTO rp_rows VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, key) DO UPDATE SET
@@ -40,9 +41,8 @@ WHERE (excluded.event_us, excluded.created_us) >= (event_us, created_us)
 _PUT_TILE = "INSERT OR REPLACE INTO rp_tiles VALUES (?, ?, ?, ?, ?, ?)"
 _DROP_TILE = "DELETE FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile = ?"
 _TILE = "SELECT value FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile = ?"
-_TILES = """
-SELECT tile, value FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ? AND tile BETWEEN ? AND ?
-"""
+_SOME_TILES = "SELECT tile, value FROM rp_tiles WHERE view = ? AND key = ? AND kind = ? AND clock = ?"
+_TILES = _SOME_TILES + " AND tile BETWEEN ? AND ?"
 
 
 class SqliteStore:
@@ -146,6 +146,7 @@ class SqliteStore:
             db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             db.executescript(_SCHEMA)
             self._local.db = db
         return db
@@ -169,9 +170,13 @@ def _rows(db: sqlite3.Connection, ask: RowsOf) -> Found:
 
 
 def _tiles(db: sqlite3.Connection, ask: TilesOf) -> FoundTiles:
-    number, span = view_number(ask.view), (ask.first, ask.last)
-    moments = dict(db.execute(_TILES, (number, ask.key, _MOMENTS, ask.clock, *span)).fetchall())
-    pushed = dict(db.execute(_TILES, (number, ask.key, _PUSHED, ask.clock, *span)).fetchall())
-    wanted = (tile for tile in {*ask.ends, *pushed} if tile in moments)
-    events = {tile: db.execute(_TILE, (number, ask.key, _EVENTS, ask.clock, tile)).fetchone()[0] for tile in wanted}
+    place, span = (view_number(ask.view), ask.key), (ask.clock, ask.first, ask.last)
+    moments = dict(db.execute(_TILES, (*place, _MOMENTS, *span)).fetchall())
+    pushed = dict(db.execute(_TILES, (*place, _PUSHED, *span)).fetchall())
+    wanted = [tile for tile in {*ask.ends, *pushed} if tile in moments]
+    events: dict[int, bytes] = {}
+    for start in range(0, len(wanted), _KEYS_PER_QUERY):
+        part = wanted[start : start + _KEYS_PER_QUERY]
+        query = f"{_SOME_TILES} AND tile IN ({','.join('?' * len(part))})"
+        events |= db.execute(query, (*place, _EVENTS, ask.clock, *part)).fetchall()
     return FoundTiles(moments, events, pushed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from rayplat.data.tables.scan import Scan
 from rayplat.types import TableVersion
 
 
@@ -22,9 +25,16 @@ class Step:
     until: datetime
     fresh: bool = False
     keep_pushed: bool = False
-    late: pa.Table | None = None
+    late: Scan | pa.Table | None = None
     gone: pa.Table | None = None
     keep: timedelta = timedelta(0)
+
+    def late_parts(self, columns: list[str], where: pc.Expression) -> Iterator[pa.Table]:
+        """The late rows for which ``where`` is true."""
+        if isinstance(self.late, pa.Table):
+            yield self.late.select(columns).filter(where)
+        elif self.late is not None:
+            yield from self.late.prune(where).batches(columns, where)
 
     @property
     def cursor(self) -> dict[str, Any]:

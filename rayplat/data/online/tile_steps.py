@@ -72,24 +72,24 @@ class TileSteps:
         columns = list(TileKernel(self._plan).columns)
         oldest = pc.field(TILE_START) >= pa.scalar(horizon, pa.int64()).cast(MOMENT)
         known = oldest & (pc.field(TILE_START) <= pa.scalar(step.until, MOMENT))
-        parts = self._tables.scan(step.source).prune(self._new(step, known)).batches(columns, self._new(step, known))
-        if step.late is not None:
-            parts = itertools.chain([step.late.select(columns).filter(known)], parts)
-        for part in parts:
+        for part in itertools.chain(step.late_parts(columns, known), self._new(step, columns, known)):
             for at in range(0, part.num_rows, _TILES_PER_WRITE):
                 yield from encoded_tiles(self._view, up_to(self._plan, part.slice(at, _TILES_PER_WRITE), step.until))
 
-    def _new(self, step: Step, known: pc.Expression) -> pc.Expression:
+    def _new(self, step: Step, columns: list[str], known: pc.Expression) -> Iterator[pa.Table]:
         """The tiles that can hold events after the last advance."""
-        if step.after is None:
-            return known
-        return known & (pc.field(TILE_START) > pa.scalar(step.after - self._plan.tile_length, MOMENT))
+        if step.until == step.after:
+            return
+        if step.after is not None:
+            known = known & (pc.field(TILE_START) > pa.scalar(step.after - self._plan.tile_length, MOMENT))
+        yield from self._tables.scan(step.source).prune(known).batches(columns, known)
 
     def _emptied(self, step: Step) -> set[TileId]:
         """Tiles that are gone and did not come again."""
-        if step.gone is None or step.late is None or not step.gone.num_rows:
+        if step.gone is None or not step.gone.num_rows:
             return set()
-        return tile_ids(self._view, step.gone) - tile_ids(self._view, step.late)
+        again = tile_ids(self._view, step.late) if isinstance(step.late, pa.Table) else set()
+        return tile_ids(self._view, step.gone) - again
 
     def _drop(self, kept: int, wanted: int, step: Step) -> None:
         reach = self._plan.longest + step.keep

@@ -6,7 +6,7 @@ training. So a value is exact at any moment, between materializations too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,20 +74,23 @@ class WindowReader:
         return [MISSING if place < 0 else states[place] for place in asked.places], columns
 
     def _fetched(self, found: Sequence[FoundTiles]) -> Fetched:
-        tiles = list(self._tiles(found))
-        columns = zip(*tiles, strict=True) if tiles else ((),) * 6
-        row, clock, start, moments, events, pending = columns
-        return Fetched(row, clock, start, moments, events, pending)  # type: ignore[arg-type]
-
-    def _tiles(self, found: Sequence[FoundTiles]) -> Iterator[tuple[Any, ...]]:
         per, tile_us = len(self._clocks), self._plan.tile_us
+        row: list[int] = []
+        clock: list[str] = []
+        start: list[int] = []
+        moments: list[bytes | None] = []
+        events: list[bytes | None] = []
+        pending: list[bytes | None] = []
         for i, answered in enumerate(found):
-            row, clock = i // per, self._clocks[i % per]
-            events, pushed = answered.events, answered.pushed
-            for tile, moments in answered.moments.items():
-                yield row, clock, tile * tile_us, moments, events.get(tile), pushed.get(tile)
-            for tile in pushed.keys() - answered.moments.keys():
-                yield row, clock, tile * tile_us, None, None, pushed[tile]
+            base, pushed = answered.moments, answered.pushed
+            numbers = [*base, *(tile for tile in pushed if tile not in base)] if pushed else list(base)
+            row += [i // per] * len(numbers)
+            clock += [self._clocks[i % per]] * len(numbers)
+            start += [tile * tile_us for tile in numbers]
+            moments += map(base.get, numbers)
+            events += map(answered.events.get, numbers)
+            pending += map(pushed.get, numbers) if pushed else [None] * len(numbers)
+        return Fetched(row, clock, start, moments, events, pending)
 
 
 def read_windows(

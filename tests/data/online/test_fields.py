@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from rayplat.data.feature_store import FeatureStore
@@ -136,6 +138,34 @@ def test_rows_after_the_moment_wait_for_theirs(store: FeatureStore, online: Onli
     np.testing.assert_array_equal(online.read(["f4", "f5"], at(2)).columns["temp"], [3.0, 8.0])
     store.materialize(tables, [WEATHER], at(2))
     np.testing.assert_array_equal(online.read(["f4", "f5"], at(2)).columns["temp"], [9.0, 8.0])
+
+
+def test_rows_that_go_give_way_to_those_before(store: FeatureStore, online: OnlineFeatures, tables: Tables) -> None:
+    store.materialize(tables, VIEWS, at(1))
+    tables.delete(WEATHER.table, (pc.field("origin") == "JFK") & (pc.field("event_time") == pa.scalar(at(1), TIME)))
+    store.materialize(tables, [WEATHER], at(1))
+    np.testing.assert_array_equal(online.read(["f4", "f5"], at(1)).columns["temp"], [1.0, 2.0])
+    tables.delete(WEATHER.table, pc.field("origin") == "EWR")
+    assert store.materialize(tables, [WEATHER], at(1)) == {"weather": 0}
+    assert online.read(["f4", "f5"], at(1)).status["weather"] == ["present", "missing"]
+
+
+def test_rows_that_were_corrected_are_replaced(store: FeatureStore, online: OnlineFeatures, tables: Tables) -> None:
+    store.materialize(tables, VIEWS, at(1))
+    corrected = pa.table({"origin": ["JFK"], "observed": moments(1), "temp": [-3.0]})
+    tables.upsert(WEATHER.table, rows_of(WEATHER, corrected), ["origin", "event_time"])
+    assert store.materialize(tables, [WEATHER], at(1)) == {"weather": 1}
+    np.testing.assert_array_equal(online.read(["f4", "f5"], at(1)).columns["temp"], [-3.0, 2.0])
+
+
+def test_an_advance_opens_only_what_changed(store: FeatureStore, tables: Tables, online: OnlineFeatures) -> None:
+    store.materialize(tables, VIEWS, at(1))
+    first = next(Path(tables.version(WEATHER.table).uri).glob("*.parquet"))
+    late = pa.table({"origin": ["EWR"], "observed": moments(0.9), "temp": [8.0]})
+    tables.append(WEATHER.table, rows_of(WEATHER, late))
+    first.write_bytes(b"no Parquet")
+    assert store.materialize(tables, [WEATHER], at(1)) == {"weather": 1}
+    np.testing.assert_array_equal(online.read(["f5"], at(1)).columns["temp"], [8.0])
 
 
 def test_a_table_made_anew_is_read_anew(store: FeatureStore, online: OnlineFeatures, tables: Tables) -> None:
