@@ -18,13 +18,13 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, Datasource, ReadTask, WriteResult
 
 from rayplat.data.tables import rewrite
+from rayplat.data.tables.batch import Written
 from rayplat.data.tables.checks import Checks, Findings, inspect
 from rayplat.data.tables.files import NewFile, remove_files, remove_written, write_files
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.rewrite import Gone
 from rayplat.data.tables.scan import Scan
 from rayplat.data.tables.schema import check_partitions, conform, delta_schema
-from rayplat.data.tables.writes import Written
 from rayplat.errors import RayplatError, SchemaMismatch
 from rayplat.resources import require_resources
 

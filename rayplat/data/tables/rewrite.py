@@ -6,6 +6,7 @@ writes only files that it has not seen.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.data.tables.files import NewFile, write_files
+from rayplat.data.tables.files import NewFile, remove_files, write_files
 from rayplat.data.tables.layout import where_columns
 from rayplat.data.tables.scan import File, Scan
 
 _LISTED_KEYS = 1000
+_ON_CLUSTER_BYTES = 64 << 20  # less is rewritten here: starting tasks would take longer
 _ROW = "\0row"
 
 
@@ -124,3 +126,30 @@ class Rewriter:
 def partition_is(files: Sequence[File], wanted: Mapping[str, object]) -> list[File]:
     """The files whose partition values are ``wanted``."""
     return [f for f in files if all(f.partition.get(name) == value for name, value in wanted.items())]
+
+
+def runner(scan: Scan, on_cluster: bool) -> Callable[[Sequence[Scan], Gone, Sequence[str]], list[list[NewFile] | None]]:
+    """Rewrites files here one by one, or many at once as Ray tasks where a cluster is at hand and it is worth it."""
+
+    def here(scans: Sequence[Scan], gone: Gone, by: Sequence[str]) -> list[list[NewFile] | None]:
+        done: list[list[NewFile] | None] = []
+        try:
+            for one in scans:
+                done.append(thin(one, gone, by))
+        except BaseException:
+            remove_files(scan.place, [file for result in done for file in result or ()])
+            raise
+        return done
+
+    def anywhere(scans: Sequence[Scan], gone: Gone, by: Sequence[str]) -> list[list[NewFile] | None]:
+        from rayplat.data.tables import ray_io
+
+        return ray_io.thin_all(scans, gone, by)
+
+    large = sum(file.size_bytes for file in scan.files) >= _ON_CLUSTER_BYTES
+    return anywhere if (on_cluster or large) and _has_cluster() else here
+
+
+def _has_cluster() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(ray is not None and getattr(ray, "is_initialized", bool)())

@@ -23,7 +23,7 @@ from rayplat.data.tables.log import Change
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import File, Scan
 from rayplat.data.tables.snapshot import partition_columns, scan_of
-from rayplat.data.tables.writes import discard
+from rayplat.data.tables.settle import discard
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.types import Pin, TableVersion, VacuumReport
 

@@ -373,7 +373,7 @@ def test_datasets_in_every_write(tables: Tables, ray_cluster: str) -> None:
 
 @pytest.mark.ray
 def test_files_are_rewritten_by_tasks(tables: Tables, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayplat.data.tables.writes._ON_CLUSTER_BYTES", 0)
+    monkeypatch.setattr("rayplat.data.tables.rewrite._ON_CLUSTER_BYTES", 0)
     tables.create("t", pairs(a=1, b=2))
     tables.append("t", pairs(c=3, d=4))
     tables.delete("t", pc.field("v").isin([2, 3]))
