@@ -76,7 +76,7 @@ class NewestOnlineStore(OnlineStore):
             raise InvalidInput(
                 table.name, "its windows are kept as tiles: push its source events with `rayplat features push`"
             )
-        self._store(config).write(view.id, Batch([view.row(*given) for given in data]))
+        self.store(config).write(view.id, Batch([view.row(*given) for given in data]))
         if progress:
             progress(len(data))
 
@@ -92,7 +92,7 @@ class NewestOnlineStore(OnlineStore):
         now = (datetime.now(UTC) - _EPOCH) // _MICROSECOND
         fields = {field.name: field.dtype for field in table.features}
         wanted = [name for name in requested_features or fields if name in fields]
-        store = self._store(config)
+        store = self.store(config)
         if view.declared is not None and view.declared.windows:
             found = _windows(store, view.declared, keys, now)
         else:
@@ -110,7 +110,7 @@ class NewestOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],  # noqa: ARG002
         partial: bool,  # noqa: ARG002
     ) -> None:
-        store = self._store(config)
+        store = self.store(config)
         for table in tables_to_keep:
             view = _View.of(config, table)
             if view.declared is not None:
@@ -118,7 +118,7 @@ class NewestOnlineStore(OnlineStore):
         self.teardown(config, tables_to_delete, [])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:  # noqa: ARG002
-        store = self._store(config)
+        store = self.store(config)
         for table in tables:
             view = _View.of(config, table)
             if view.declared is not None:
@@ -126,7 +126,8 @@ class NewestOnlineStore(OnlineStore):
             else:
                 store.drop(view.id)
 
-    def _store(self, config: RepoConfig) -> online.OnlineStore:
+    def store(self, config: RepoConfig) -> online.OnlineStore:
+        """The store that holds the rows; opened once."""
         if self._opened is None:
             path = config.online_store.path
             if "://" not in path and config.repo_path is not None:
