@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 _START_S = 60
 _WEED_GRPC = 10_000  # every SeaweedFS port p has a gRPC port p + 10000
 
@@ -158,9 +156,18 @@ def _answers_sql(port: int) -> bool:
 
 
 def _bucket(options: dict[str, str]) -> bool:
-    """Whether the bucket is there (an unsigned request is refused, which is an answer too)."""
+    """Whether the bucket is there, asked with the keys: before it is, an unsigned request is refused just the same."""
+    import pyarrow.fs as pafs
+
+    s3 = pafs.S3FileSystem(
+        access_key=options["AWS_ACCESS_KEY_ID"],
+        secret_key=options["AWS_SECRET_ACCESS_KEY"],
+        region=options["AWS_REGION"],
+        endpoint_override=options["AWS_ENDPOINT_URL"],
+        connect_timeout=2,
+        request_timeout=2,
+    )
     try:
-        status = httpx.get(f"{options['AWS_ENDPOINT_URL']}/lake", timeout=2).status_code
-    except httpx.HTTPError:
+        return bool(s3.get_file_info("lake").type == pafs.FileType.Directory)
+    except OSError:
         return False
-    return status in (200, 403)
