@@ -143,7 +143,7 @@ class ModelHost:
         received_at, began = datetime.now(UTC), time.perf_counter()
         body = await exchange.read_json(self._settings.max_body_bytes)
         head, loaded = await self._version(found)
-        request = v2.parse(body, loaded.spec, self._settings.max_rows)
+        request = v2.parse(body, loaded.spec, self._settings.max_rows, loaded.request_columns)
         at = request.event_time or received_at
         if request.rows <= _INLINE_ROWS:
             columns, outputs = _predict(loaded, request, at)
@@ -197,7 +197,7 @@ class ModelHost:
         previous = self._follower.previous
         versions = {loaded.version, self._follower.current.loaded.version, *self._pinned.held()}
         versions |= {previous.loaded.version} if previous else set()
-        body = strict_json.encode(v2.metadata(loaded.spec, sorted(versions)))
+        body = strict_json.encode(v2.metadata(loaded.spec, sorted(versions), loaded.request_columns))
         return await exchange.answer(200, body, _version_header(loaded))
 
     async def _ready(self, exchange: Exchange, found: Route) -> int:

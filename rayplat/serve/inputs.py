@@ -25,7 +25,7 @@ def columns(loaded: LoadedVersion, request: InferRequest, at: datetime) -> dict[
         return dict(given)
     if loaded.features is None:
         raise InvalidInput(f"inputs.{wanted[0].name}", "missing: this model looks nothing up, send every feature")
-    rows = loaded.features.read(request.entity, at)
+    rows = loaded.features.read(request.entity, at, request.columns)
     _all_found(loaded.spec.entity, request.entity, rows)
     found: dict[str, Any] = dict(given)
     for feature in wanted:

@@ -55,7 +55,12 @@ class Rows(Protocol):
 class Features(Protocol):
     """The online features of one version's views."""
 
-    def read(self, keys: Sequence[str], at: datetime) -> Rows: ...
+    @property
+    def request_columns(self) -> Mapping[str, str]:
+        """Name and type of the columns that a request carries for features computed on request."""
+        ...
+
+    def read(self, keys: Sequence[str], at: datetime, request: Mapping[str, Sequence[Any]]) -> Rows: ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class LoadedVersion:
     @property
     def spec(self) -> ModelSpec:
         return self.predictor.spec
+
+    @property
+    def request_columns(self) -> Mapping[str, str]:
+        return self.features.request_columns if self.features is not None else {}
 
 
 class Loader(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -123,10 +123,12 @@ class FakeRows:
 class FakeFeatures:
     """Knows keys that begin with ``F``. ``F-bare`` has a schedule and no weather, ``F-none`` has neither."""
 
+    request_columns: ClassVar[dict[str, str]] = {}
+
     def __init__(self) -> None:
         self.reads: list[tuple[list[str], datetime]] = []
 
-    def read(self, keys: Sequence[str], at: datetime) -> FakeRows:
+    def read(self, keys: Sequence[str], at: datetime, request: Mapping[str, Any]) -> FakeRows:
         self.reads.append((list(keys), at))
         bare = [key in ("F-bare", "F-none") for key in keys]
         none = [key == "F-none" for key in keys]

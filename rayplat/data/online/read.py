@@ -67,6 +67,11 @@ class OnlineFeatures:
         views = (view for stage in self._stages for view in stage.on_request)
         return tuple({field.name: field for view in views for field in view.inputs}.values())
 
+    @property
+    def request_columns(self) -> dict[str, str]:
+        """Name and type of `inputs`."""
+        return {field.name: field.dtype for field in self.inputs}
+
     def read(
         self,
         keys: Sequence[Key],

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from rayplat.errors import BadRequest, InvalidInput, TooLarge
 from rayplat.serve.protocols import strict_json
+from rayplat.serve.protocols.request_columns import datatype_of, request_values
 from rayplat.serve.protocols.strict_json import short
 from rayplat.types import FeatureSpec, ModelSpec
 
@@ -45,7 +46,8 @@ _BINARY = ("binary_data", "shared_memory")  # prefixes of the parameters that as
 @dataclass(frozen=True)
 class InferRequest:
     """A checked request. ``overrides`` holds a float64 array (NaN = missing) or a list of strings (None = missing)
-    per given feature, each of ``rows`` values; ``entity`` is None only where every feature is given."""
+    per given feature, each of ``rows`` values; ``entity`` is None only where every feature is given. ``columns`` are
+    given for features that are computed on request."""
 
     id: str | None
     rows: int
@@ -53,10 +55,13 @@ class InferRequest:
     event_time: datetime | None
     overrides: dict[str, Values]
     outputs: tuple[str, ...]
+    columns: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
-def parse(body: bytes, spec: ModelSpec, max_rows: int) -> InferRequest:
-    """The request in ``body`` for ``spec``.
+def parse(
+    body: bytes, spec: ModelSpec, max_rows: int, request_columns: Mapping[str, str] | None = None
+) -> InferRequest:
+    """The request in ``body`` for ``spec``; ``request_columns`` (name to declared type) may come with the keys.
 
     Raises `BadRequest` for bytes that are no JSON object or ask for the binary extension, `TooLarge` beyond
     ``max_rows``, and `InvalidInput` for everything that does not fit the model.
@@ -71,13 +76,18 @@ def parse(body: bytes, spec: ModelSpec, max_rows: int) -> InferRequest:
     features = {feature.name: feature for feature in spec.features}
     entity: list[str] | None = None
     overrides: dict[str, Values] = {}
+    columns: dict[str, list[Any]] = {}
+    known = request_columns or {}
     for name, tensor in tensors.items():
         if name == spec.entity and name not in features:
             entity = _keys(tensor)
         elif name in features:
             overrides[name] = _feature_values(tensor, features[name])
+        elif name in known:
+            columns[name] = request_values(name, known[name], tensor.data)
         else:
-            raise InvalidInput(f"inputs.{short(name)}", f"unknown input; the model takes {_input_names(spec)}")
+            takes = _input_names(spec, known)
+            raise InvalidInput(f"inputs.{short(name)}", f"unknown input; the model takes {takes}")
     missing = [name for name in features if name not in overrides]
     if entity is None and missing:
         raise InvalidInput(
@@ -91,6 +101,7 @@ def parse(body: bytes, spec: ModelSpec, max_rows: int) -> InferRequest:
         event_time=_event_time(parameters.get("event_time")),
         overrides=overrides,
         outputs=_outputs(request.get("outputs"), spec),
+        columns=columns,
     )
 
 
@@ -112,8 +123,11 @@ def response(
     )
 
 
-def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
-    """The model's metadata. Features are optional inputs: what is not given is looked up by the entity key."""
+def metadata(
+    spec: ModelSpec, versions: Sequence[int], request_columns: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The model's metadata. Features are optional inputs: what is not given is looked up by the entity key. Columns
+    for features computed on request are inputs too."""
     inputs: list[dict[str, Any]] = [{"name": spec.entity, "datatype": "BYTES", "shape": [-1]}]
     inputs += [
         {
@@ -125,6 +139,8 @@ def metadata(spec: ModelSpec, versions: Sequence[int]) -> dict[str, Any]:
         for feature in spec.features
         if feature.name != spec.entity
     ]
+    for name, dtype in (request_columns or {}).items():
+        inputs.append({"name": name, "datatype": datatype_of(dtype), "shape": [-1], "parameters": {"nullable": True}})
     return {
         "name": spec.model,
         "versions": [str(version) for version in versions],
@@ -353,6 +369,6 @@ def _outputs(value: Any, spec: ModelSpec) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _input_names(spec: ModelSpec) -> str:
-    names = [spec.entity, *(feature.name for feature in spec.features if feature.name != spec.entity)]
+def _input_names(spec: ModelSpec, request_columns: Mapping[str, str]) -> str:
+    names = [spec.entity, *request_columns, *(f.name for f in spec.features if f.name != spec.entity)]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -230,3 +230,47 @@ def test_metadata_lists_key_and_features() -> None:
         ("origin", "BYTES"),
     ]
     assert found["outputs"] == [{"name": "probability", "datatype": "FP32", "shape": [-1]}]
+
+
+COLUMNS = {"minutes": "int64", "zone": "string", "asked": "timestamp[us, tz=UTC]", "vip": "bool", "share": "double"}
+
+
+def with_columns(**data: list[Any]) -> v2.InferRequest:
+    datatypes = {"minutes": "INT32", "vip": "BOOL", "share": "FP64"}
+    given = [{"name": n, "shape": [2], "datatype": datatypes.get(n, "BYTES"), "data": d} for n, d in data.items()]
+    return v2.parse(json.dumps({"inputs": [KEYS, *given]}).encode(), SPEC, 100, COLUMNS)
+
+
+def test_columns_for_features_on_request_come_beside_the_keys() -> None:
+    request = with_columns(
+        minutes=[3, None],
+        zone=["EST", None],
+        asked=["2013-11-05T14:30:00+01:00", None],
+        vip=[True, False],
+        share=[1, 0.5],
+    )
+    assert request.columns == {
+        "minutes": [3, None],
+        "zone": ["EST", None],
+        "asked": [datetime(2013, 11, 5, 13, 30, tzinfo=UTC), None],
+        "vip": [True, False],
+        "share": [1.0, 0.5],
+    }
+    names = [one["name"] for one in v2.metadata(SPEC, [1], COLUMNS)["inputs"]]
+    assert names[-len(COLUMNS) :] == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"minutes": [3, "4"]}, r"inputs\.minutes\[1\]: must be an integer"),
+        ({"minutes": [3, 2**63]}, r"inputs\.minutes\[1\]"),
+        ({"zone": [1, "x"]}, r"inputs\.zone\[0\]: must be a string"),
+        ({"asked": ["soon", None]}, r"inputs\.asked\[0\]: 'soon' is no ISO 8601 time"),
+        ({"vip": [1, 0]}, r"inputs\.vip\[0\]: must be a boolean"),
+        ({"other": ["a", "b"]}, r"inputs\.other: unknown input; the model takes .*minutes"),
+    ],
+)
+def test_columns_of_another_type_are_refused(data: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        with_columns(**data)
