@@ -7,11 +7,11 @@ database under it.
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rayplat.data.features import Entity, FeatureService, FeatureView, View
 from rayplat.data.online import OnlineFeatures, catalog
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 PROJECT = "rayplat"
 _ONLINE_STORE = "rayplat.data.feast.online_store.NewestOnlineStore"
+_OFFLINE_STORE = "rayplat.data.feast.offline_store.DeltaRayOfflineStore"
+_ENGINE = "rayplat.data.feast.engine.DeltaRayComputeEngine"
+
+log = logging.getLogger(__name__)
 
 
 class FeatureStore:
@@ -39,14 +43,18 @@ class FeatureStore:
         self._settings = settings
         self._online = open_store(settings.online_store)
 
-    def apply(
-        self, entities: Sequence[Entity], views: Sequence[FeatureView], services: Sequence[FeatureService]
-    ) -> None:
-        """Register declarations with Feast. A view whose definition changed loses its online rows."""
-        store = self.feast()
-        own = {entity.name: _feast_entity(entity) for entity in entities}
-        made = {view.name: _feast_view(view, own[view.entity.name], self._settings.tables_uri) for view in views}
-        store.apply([*own.values(), *made.values(), *(_feast_service(service, made) for service in services)])
+    def apply(self, entities: Sequence[Entity], views: Sequence[View], services: Sequence[FeatureService]) -> None:
+        """Register declarations, in Feast as the current ones of their names and here by digest: rows of other
+        versions of a view stay. Applying again what is applied changes nothing. Declarations that Feast cannot hold
+        are applied here and named in the log."""
+        from rayplat.data.feast.declare import feast_entities, feast_objects
+
+        made = feast_objects(views, services)
+        for entity in entities:
+            made.entities.setdefault(entity.name, feast_entities(entity))
+        self.feast().apply(made.all())
+        for name, reason in made.refused.items():
+            log.warning("not applied to Feast", extra={"view": name, "reason": reason})
         declared = {view.id: view for view in (*views, *(v for service in services for v in service.views))}
         for view in declared.values():
             catalog.declare(self._online, catalog.Definition.of(view))
@@ -109,61 +117,24 @@ class FeatureStore:
         config = feast.RepoConfig(
             project=PROJECT,
             provider="local",
-            registry=str(home / "registry.db"),
+            registry=_registry(self._settings),
             online_store={"type": _ONLINE_STORE, "path": str(self._settings.online_store)},
-            offline_store={"type": "file"},
+            offline_store={
+                "type": _OFFLINE_STORE,
+                "tables_uri": self._settings.tables_uri,
+                "storage_options": self._settings.data.storage_options,
+                "ray_address": self._settings.ray.address,
+            },
+            batch_engine={"type": _ENGINE},
+            repo_path=home,
             entity_key_serialization_version=3,
         )
         return feast.FeatureStore(config=config)
 
 
-def _feast_entity(entity: Entity) -> feast.Entity:
-    import feast
-
-    return feast.Entity(name=entity.name, join_keys=[entity.join_key], value_type=feast.ValueType.STRING)
-
-
-def _feast_view(view: FeatureView, entity: feast.Entity, tables_uri: str) -> feast.FeatureView:
-    import feast
-    from feast.data_format import DeltaFormat
-
-    from rayplat.data.feast.online_store import DECLARATION_TAG, DIGEST_TAG
-
-    source = feast.FileSource(
-        name=view.table,
-        path=f"{tables_uri}/{view.table}",
-        file_format=DeltaFormat(),
-        timestamp_field="event_time",
-    )
-    key = feast.Field(name=view.entity.join_key, dtype=feast.types.String)
-    features = [feast.Field(name=c.name, dtype=_feast_types()[c.dtype]) for c in view.columns]
-    return feast.FeatureView(
-        name=view.name,
-        entities=[entity],
-        schema=[key, *features],
-        source=source,
-        ttl=view.ttl,
-        tags={DIGEST_TAG: view.digest(), DECLARATION_TAG: json.dumps(view.to_dict())},
-    )
-
-
-def _feast_service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:
-    import feast
-
-    from rayplat.data.feast.online_store import DECLARATION_TAG, DIGEST_TAG
-
-    tags = {DIGEST_TAG: service.digest(), DECLARATION_TAG: json.dumps(service.to_dict())}
-    return feast.FeatureService(name=service.name, features=[views[v.name] for v in service.views], tags=tags)
-
-
-def _feast_types() -> dict[str, Any]:
-    from feast import types
-
-    return {
-        "int64": types.Int64,
-        "double": types.Float64,
-        "float": types.Float32,
-        "string": types.String,
-        "bool": types.Bool,
-        "timestamp[us, tz=UTC]": types.UnixTimestamp,
-    }
+def _registry(settings: Settings) -> dict[str, str] | str:
+    """Feast's registry: a file in the home, or beside the platform's own record in PostgreSQL."""
+    url = settings.registry.database_url or ""
+    if url.startswith(("postgresql:", "postgresql+psycopg:")):
+        return {"registry_type": "sql", "path": url.replace("postgresql:", "postgresql+psycopg:", 1)}
+    return str(Path(settings.home) / "feast" / "registry.db")

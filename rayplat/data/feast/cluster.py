@@ -17,7 +17,8 @@ from rayplat.data.feast.views import ONLY, ViewRead, only
 from rayplat.data.point_in_time import tasks
 from rayplat.data.point_in_time.flow import Flow, get, start
 from rayplat.data.point_in_time.keys import hashed
-from rayplat.data.point_in_time.plan import Side, join_on_cluster
+from rayplat.data.point_in_time.plan import join_on_cluster
+from rayplat.data.point_in_time.sides import Side
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput
 

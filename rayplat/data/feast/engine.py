@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any, Literal
 
 import pyarrow as pa
+from feast.data_source import DataSource
 from feast.entity import Entity
 from feast.feature_view import FeatureView
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
@@ -24,9 +25,12 @@ from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _convert_arrow_to_proto, _get_column_names
 from pydantic import Field
 
+from rayplat.data.feast import rows
 from rayplat.data.feast.job import DeltaRayRetrievalJob
 from rayplat.data.feast.offline_store import DeltaRayOfflineStore, DeltaRayOfflineStoreConfig
+from rayplat.data.feast.online_store import NewestOnlineStore
 from rayplat.data.feast.views import declared
+from rayplat.data.online.materialize import advance
 from rayplat.errors import InvalidInput
 
 
@@ -42,8 +46,8 @@ class DeltaRayComputeEngineConfig(FeastConfigBaseModel):
 class Done(MaterializationJob):
     """A materialization that is over: one that fails raises."""
 
-    def __init__(self, task: MaterializationTask, rows: int) -> None:
-        self.task, self.rows = task, rows
+    def __init__(self, task: MaterializationTask, written: int) -> None:
+        self.task, self.written = task, written
 
     def status(self) -> MaterializationJobStatus:
         return MaterializationJobStatus.SUCCEEDED
@@ -89,9 +93,9 @@ class DeltaRayComputeEngine(ComputeEngine):
         if not _is_plain(view):
             return self._local()._materialize_one(registry, task, **kwargs)
         own = declared(view)
-        advance = getattr(self.online_store, "advance", None)
-        if own is not None and advance is not None:
-            return Done(task, advance(self.repo_config, own, task.end_time))
+        if own is not None and isinstance(self.online_store, NewestOnlineStore):
+            tables, _ = rows.locate(self.repo_config, _source(view)).table
+            return Done(task, advance(self.online_store.store(self.repo_config), tables, own, task.end_time))
         if own is not None and own.windows:
             kind = type(self.online_store).__name__
             raise InvalidInput(
@@ -104,7 +108,8 @@ class DeltaRayComputeEngine(ComputeEngine):
         view = task.feature_view
         if getattr(view, "feature_transformation", None) or getattr(view, "aggregations", None):
             return self._local().get_historical_features(registry, task)
-        refs = [f"{view.projection.name_to_use()}:{feature.name}" for feature in view.features]
+        shown = view.projection.name_to_use()  # type: ignore[no-untyped-call]
+        refs = [f"{shown}:{feature.name}" for feature in view.features]
         dates = {} if task.entity_df is not None else {"start_date": task.start_time, "end_date": task.end_time}
         return DeltaRayOfflineStore.get_historical_features(
             self.repo_config,
@@ -132,9 +137,9 @@ class DeltaRayComputeEngine(ComputeEngine):
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         keys, features, event_time, created = _get_column_names(view, entities)
         job: DeltaRayRetrievalJob = DeltaRayOfflineStore.pull_latest_from_table_or_query(
-            self.repo_config, view.batch_source, keys, features, event_time, created, task.start_time, task.end_time
+            self.repo_config, _source(view), keys, features, event_time, created, task.start_time, task.end_time
         )
-        renamed = view.batch_source.field_mapping or {}
+        renamed = _source(view).field_mapping or {}
         for part in job.parts():
             yield part.rename_columns([renamed.get(name, name) for name in part.column_names])
 
@@ -152,6 +157,12 @@ class DeltaRayComputeEngine(ComputeEngine):
                     self.online_store.online_write_batch(self.repo_config, view, values, progress)
                     written += batch.num_rows
         return written
+
+
+def _source(view: FeatureView) -> DataSource:
+    if view.batch_source is None:
+        raise InvalidInput(f"feature view {view.name}", "has no batch source to materialize from")
+    return view.batch_source
 
 
 def _is_plain(view: Any) -> bool:

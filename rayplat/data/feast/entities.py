@@ -36,11 +36,19 @@ class Entities:
     event_time: str
     span: tuple[datetime | None, datetime | None]
 
-    def check_keys(self, views: Sequence[ViewRead]) -> None:
-        """Raises Feast's `FeastEntityDFMissingColumnsError` where a join key is missing."""
-        expected = {key for view in views for key in view.keys}
-        if missing := expected - set(self.names):
-            raise FeastEntityDFMissingColumnsError(expected, missing)
+    def in_order(self, views: Sequence[ViewRead]) -> tuple[ViewRead, ...]:
+        """``views`` so that each join key is a column of the entity rows or a feature of a view before. Raises Feast's
+        `FeastEntityDFMissingColumnsError` where there is no such order."""
+        known, found, waiting = set(self.names), [], list(views)
+        while waiting:
+            ready = [view for view in waiting if known.issuperset(view.keys)]
+            if not ready:
+                expected = {key for view in views for key in view.keys}
+                raise FeastEntityDFMissingColumnsError(expected, expected - known)  # type: ignore[no-untyped-call]
+            found += ready
+            known |= {name for view in ready for name in view.features}
+            waiting = [view for view in waiting if view not in ready]
+        return tuple(found)
 
 
 def given(config: RepoConfig, entities: Any, ray_address: str | None) -> Entities:
@@ -77,11 +85,11 @@ def span_of(table: pa.Table, event_time: str) -> tuple[datetime | None, datetime
 def event_time_of(schema: pa.Schema) -> str:
     """The column of the moments: ``event_timestamp``, or else the only timestamp there is."""
     if EVENT_TIMESTAMP in schema.names:
-        return EVENT_TIMESTAMP
+        return str(EVENT_TIMESTAMP)
     times = [column.name for column in schema if types.is_timestamp(column.type)]
     if len(times) != 1:
         raise EntityTimestampInferenceException(EVENT_TIMESTAMP)
-    return times[0]
+    return str(times[0])
 
 
 def of_range(views: Sequence[ViewRead], first: datetime, last: datetime, limits: Limits) -> Entities:

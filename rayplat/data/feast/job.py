@@ -75,7 +75,8 @@ class DeltaRayRetrievalJob(RetrievalJob):
         cluster.connect(self._question.limits.ray_address)
         if self._question.here:
             return ray.data.from_arrow(self.to_arrow())
-        found = ray.data.from_arrow_refs(self._question.blocks())
+        blocks: Any = self._question.blocks()
+        found = ray.data.from_arrow_refs(blocks)
         if not self._shape.on_demand:
             return found
         shape = self._shape

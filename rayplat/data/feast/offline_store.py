@@ -24,11 +24,12 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.utils import _get_requested_on_demand_feature_views, compute_non_entity_date_range
 from pydantic import Field
 
-from rayplat.data.feast import entities, rows
+from rayplat.data.feast import declare, entities, rows
 from rayplat.data.feast.job import DeltaRayRetrievalJob, Shape
 from rayplat.data.feast.limits import Limits
 from rayplat.data.feast.retrieval import History, Pull
-from rayplat.data.feast.views import views_read
+from rayplat.data.feast.source import DeltaSource
+from rayplat.data.feast.views import declared, views_read
 from rayplat.errors import InvalidInput, SchemaMismatch
 
 _MEBIBYTE = 1 << 20
@@ -78,7 +79,7 @@ class DeltaRayOfflineStore(OfflineStore):
             found = entities.of_range(views, *dates, limits)
         else:
             found = entities.given(config, entity_df, limits.ray_address)
-        found.check_keys(views)
+        views = found.in_order(views)
         question = History(found, views, bool(options.get("filter_by_created_timestamp")), limits)
         keys = [name for name in found.names if name != found.event_time]
         shape = Shape(
@@ -145,10 +146,16 @@ class DeltaRayOfflineStore(OfflineStore):
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Append to the view's source, whose columns ``table`` has in its order. Raises `WrongColumns`."""
+        """Append to the view's source, whose columns ``table`` has in its order; of a view declared here, to the
+        table that it is built from. Raises `WrongColumns`."""
         if feature_view.batch_source is None:
             raise InvalidInput(f"feature view {feature_view.name}", "has no batch source to write to")
-        rows.append(rows.locate(config, feature_view.batch_source), table.replace_schema_metadata(None))
+        given, own = table.replace_schema_metadata(None), declared(feature_view)
+        at = rows.locate(config, feature_view.batch_source)
+        if own is not None:
+            at = rows.locate(config, DeltaSource(table=own.source))
+            given = declare.source_rows(own, given, rows.scan(at).schema)
+        rows.append(at, given)
         if progress:
             progress(table.num_rows)
 

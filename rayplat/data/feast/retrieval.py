@@ -60,7 +60,8 @@ class History:
         rows = self.entities.rows
         if not isinstance(rows, pa.Table):
             return False
-        return rows.nbytes + sum(size_of(self.part(view)) for view in self.views) <= self.limits.in_process_bytes
+        total = int(rows.nbytes) + sum(size_of(self.part(view)) for view in self.views)
+        return total <= self.limits.in_process_bytes
 
     def part(self, view: ViewRead) -> Scan | ParquetFiles:
         """The files of a view that can matter."""

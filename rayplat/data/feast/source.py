@@ -66,10 +66,11 @@ class DeltaSource(DataSource):
         return DataSourceProto.CUSTOM_SOURCE
 
     def __hash__(self) -> int:
-        return super().__hash__()
+        return hash((self.name, self.timestamp_field))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, DeltaSource) and super().__eq__(other) and self._place() == other._place()
+        same = isinstance(other, DeltaSource) and super().__eq__(other)  # type: ignore[no-untyped-call]
+        return bool(same) and isinstance(other, DeltaSource) and self._place() == other._place()
 
     @staticmethod
     def from_proto(data_source: Any) -> DeltaSource:

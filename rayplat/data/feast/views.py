@@ -33,7 +33,8 @@ _TIME = pa.timestamp("us", tz="UTC")
 @dataclass(frozen=True)
 class ViewRead:
     """One view of a retrieval. ``keys`` and ``features`` map columns of the entity rows and of the result to the
-    source's columns; ``event_time`` and ``created`` are columns of the source. ``declaration``: if it is one of ours."""
+    source's columns; ``event_time`` and ``created`` are columns of the source. ``declaration``: where it was declared
+    here."""
 
     name: str
     scan: Scan | ParquetFiles
@@ -66,8 +67,8 @@ class ViewRead:
         if self.declaration is not None and self.declaration.windows:
             from rayplat.data.windows import TileKernel
 
-            plan, names = self.declaration.plan, set(self.features.values())
-            windows = tuple(window for window in plan.windows if window.name in names)
+            plan, wanted = self.declaration.plan, set(self.features.values())
+            windows = tuple(window for window in plan.windows if window.name in wanted)
             return TileKernel(replace(plan, windows=windows, tile=plan.tile_length))
         keys, names = tuple(self.keys.values()) or (ONLY,), tuple(self.features.values())
         return AsOf(keys, names, self.event_time, self.ttl, self.created, known_by and self.created is not None)
@@ -127,23 +128,24 @@ def view_read(config: RepoConfig, view: FeatureView, names: Sequence[str], full_
     source = view.batch_source
     if source is None:
         raise InvalidInput(f"feature view {view.name}", "has no batch source, so it has no history")
-    own = {feature.name for feature in view.features}
+    there = {feature.name for feature in view.features}
     for name in names:
-        if name not in own:
-            raise NotFound("feature", f"{view.name}:{name}", f"the view has {', '.join(sorted(own))}")
+        if name not in there:
+            raise NotFound("feature", f"{view.name}:{name}", f"the view has {', '.join(sorted(there))}")
+    own = declared(view)
     renamed = {new: old for old, new in source.field_mapping.items()}
     aliases = view.projection.join_key_map or {}
     keys = [column.name for column in view.entity_columns if column.name != DUMMY_ENTITY_ID]
     shown = view.projection.name_alias or view.name
     found = ViewRead(
-        name=view.projection.name_to_use(),
+        name=view.projection.name_to_use(),  # type: ignore[no-untyped-call]
         scan=rows.scan(rows.locate(config, source)),
         keys={aliases.get(key, key): renamed.get(key, key) for key in keys},
         features={f"{shown}__{n}" if full_names else n: renamed.get(n, n) for n in dict.fromkeys(names)},
         event_time=renamed.get(source.timestamp_field, source.timestamp_field),
         created=renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None,
-        ttl=view.ttl or None,
-        declaration=declared(view),
+        ttl=(view.ttl or None) if own is None else own.ttl,
+        declaration=own,
     )
     _refuse_missing(view.name, found)
     return found
