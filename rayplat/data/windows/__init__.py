@@ -4,7 +4,6 @@ from rayplat.data.windows.evaluate import PreparedTiles, TileKernel, evaluate
 from rayplat.data.windows.packed import Fetched, Needed, PackedTile, answer, needed, pack
 from rayplat.data.windows.pending import push, settle
 from rayplat.data.windows.plan import TilePlan
-from rayplat.data.windows.step_functions import change_points
 from rayplat.data.windows.tiles import Patch, fold, patch, touched
 from rayplat.data.windows.window import FUNCTIONS, Window
 
@@ -19,7 +18,6 @@ __all__ = [
     "TilePlan",
     "Window",
     "answer",
-    "change_points",
     "evaluate",
     "fold",
     "needed",

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 
 from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros
 from rayplat.data.windows.elements import Elements, Line, RawPart, StatePart, assemble
+from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, part, raw
 from rayplat.data.windows.tiles import by_key_and_time
 from rayplat.data.windows.values import ClockValues
 from rayplat.data.windows.window import MICROSECOND, MOMENT, VALUE_DTYPES
-from rayplat.errors import SchemaMismatch
+from rayplat.errors import InvalidInput, SchemaMismatch
 
 Flags = npt.NDArray[np.bool_]
 
@@ -68,6 +69,8 @@ class PreparedTiles:
         """The plan's windows, one row for each key and moment. What is not a number (inf - inf) is null."""
         asked = keys.select(list(self._plan.keys))
         at = micros(moments if isinstance(moments, pa.ChunkedArray) else pa.chunked_array([moments]))
+        if len(at) != keys.num_rows:
+            raise InvalidInput("moments", f"{len(at)} moments for {keys.num_rows} keys")
         known = at.is_valid().to_numpy()
         for column in asked.columns:
             known = known & column.is_valid().to_numpy()
@@ -104,7 +107,7 @@ class _ClockTiles:
         if len(codes) > _MANY:
             order = by_key_and_time(codes - min(int(codes.min()), 0), moments)
             codes, moments = codes[order], moments[order]
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        with as_ieee():
             windows, texts = self._windows(codes, moments)
             values = windows.at(codes, moments)
         if order is not None:

@@ -29,6 +29,11 @@ _SHRINK = 2.0**-200
 _SPLIT = 2.0**27 + 1.0
 
 
+def as_ieee() -> np.errstate:
+    """Infinities and what becomes of them are values here, not mishaps: no warnings."""
+    return np.errstate(invalid="ignore", over="ignore", divide="ignore", under="ignore")
+
+
 def two_sum(a: Floats, b: Floats) -> Pair:
     """``s + e == a + b`` exactly and ``s`` is their rounded sum; ``e`` is NaN where ``s`` is not finite."""
     s = a + b
@@ -206,6 +211,7 @@ def spread(count: Ints, total: Pair, square: Pair, span: Floats) -> Floats:
     least, most = span / np.sqrt(2.0 * (n - 1.0)), span * (0.5 * np.sqrt(n / (n - 1.0)))
     found = np.clip(found, least, most)
     found = np.where(np.isfinite(square[0]) & np.isfinite(p), found, np.inf)
+    found = np.where(span == 0.0, 0.0, found)
     found = np.where(np.isfinite(total[0]) & np.isfinite(span), found, np.nan)
     return np.where(count >= 2, found, np.nan)
 

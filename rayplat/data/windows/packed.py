@@ -20,6 +20,7 @@ from rayplat.data.windows.blobs import EVENTS, HEAD, MOMENTS, Blobs, Writer, ran
 from rayplat.data.windows.columns import Floats, Ints, Texts, doubles
 from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
 from rayplat.data.windows.evaluate import state_part
+from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.pending import Held, read_held
 from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, raw
 from rayplat.data.windows.values import ClockValues
@@ -89,7 +90,7 @@ def answer(plan: TilePlan, fetched: Fetched, moments_us: Sequence[int]) -> dict[
     and 1), or texts. Raises `Corrupt` for bytes of other windows, `InvalidInput` where events are missing."""
     rows, moments = np.arange(len(moments_us)), np.asarray(moments_us, np.int64)
     found: dict[str, Floats | list[str | None]] = {}
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    with as_ieee():
         for clock in plan.clocks:
             mine = fetched
             if fetched.clock.count(clock.name) < len(fetched.clock):

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros, stored
 from rayplat.data.windows.distinct import sketches, unique_in_runs, value_hashes
+from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.moments import extremes, last_values, latest_in_runs, sums
 from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, part, raw
 from rayplat.data.windows.window import MOMENT
@@ -200,7 +201,8 @@ def _fold(plan: TilePlan, clock: Clock, events: pa.Table, schema: pa.Schema) -> 
     columns[CLOCK] = pa.repeat(pa.scalar(clock.name, pa.string()), len(starts))
     columns[TILE_START] = pa.array(tile[starts] * plan.tile_us).cast(MOMENT)
     columns[TIMES] = pa.ListArray.from_arrays(lists, pa.array(found.times).cast(MOMENT))
-    columns |= _states(clock, found, starts, schema)
+    with as_ieee():
+        columns |= _states(clock, found, starts, schema)
     for j, column in enumerate(clock.columns):
         dtype = schema.field(raw(column)).type.value_type
         columns[raw(column)] = pa.ListArray.from_arrays(lists, arrow(found.values[j], dtype, found.texts[j]))
