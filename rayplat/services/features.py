@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,25 +34,38 @@ class Features(Noun):
 
     @route("POST", "/features/services/{service}/read", Role.VIEWER)
     def read(self, service: str, keys: tuple[str, ...], at: datetime | None = None) -> tuple[dict[str, Any], ...]:
-        """One row of online feature values per key, as of ``at`` (default: now); unknown keys have ``found`` false."""
+        """One row of online feature values per key, as of ``at`` (default: now); unknown keys have ``found`` false.
+
+        A key of several parts is a JSON array, such as ``["JFK", 7]``. Times are microseconds since the epoch.
+        """
         if not 1 <= len(keys) <= 1000:
             raise InvalidInput("keys", f"{len(keys)} keys; give between 1 and 1000")
         moment = at or datetime.now(UTC)
-        rows = self._context.features.online(service).read(list(keys), moment)
+        parts = len(self._context.features.service(service).entity.join_keys)
+        rows = self._context.features.online(service).read([_key(key, parts) for key in keys], moment)
         return tuple(
             {
                 "key": key,
                 "found": bool(rows.found[i]),
                 "status": {view: states[i] for view, states in rows.status.items()},
-                "features": {name: _plain(column[i]) for name, column in rows.columns.items()},
+                "features": {name: _plain(column[i]) for name, column in rows.values.items()},
             }
             for i, key in enumerate(keys)
         )
 
 
+def _key(text: str, parts: int) -> str | tuple[Any, ...]:
+    if parts == 1:
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or len(found) != parts:
+        raise InvalidInput("keys", f"{text[:80]!r} is no JSON array of {parts} parts")
+    return tuple(found)
+
+
 def _plain(value: Any) -> Any:
     """JSON has no NaN: a missing number is null."""
-    if value is None or isinstance(value, str):
-        return value
-    number = float(value)
-    return None if number != number else number
+    return None if isinstance(value, float) and not math.isfinite(value) else value

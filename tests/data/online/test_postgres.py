@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,14 +18,14 @@ pytestmark = pytest.mark.services
 
 
 @pytest.fixture
-def store(postgres_url: str) -> Iterator[PostgresStore]:
+def store(postgres_url: str) -> PostgresStore:
     import psycopg
 
     found = PostgresStore(postgres_url)
     found.notes("view")  # makes the tables
-    yield found
     with psycopg.connect(postgres_url, autocommit=True) as db:
         db.execute("TRUNCATE rp_online_notes, rp_online_rows, rp_online_tiles")
+    return found
 
 
 class TestPostgres(StoreContract):
