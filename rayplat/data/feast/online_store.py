@@ -180,7 +180,7 @@ def _declared(declaration: str) -> features.FeatureView | None:
 def _windows(
     store: online.OnlineStore, view: features.FeatureView, keys: Sequence[bytes], now: int
 ) -> dict[bytes, tuple[int, Mapping[str, Any]]]:
-    """The windows of each key as of now; a key without events has none here, as Feast expects of an unknown key."""
+    """The windows of each key as of now, as in training: without events an empty window's values (a count of 0)."""
     from rayplat.data.online.window_view import read_windows
 
     states, columns = read_windows(store, view, keys, [now] * len(keys))
@@ -188,7 +188,7 @@ def _windows(
     return {
         key: (now, dict(zip(view.feature_names, values, strict=True)))
         for key, state, values in rows
-        if state == online.PRESENT
+        if state != online.UNKEPT
     }
 
 
