@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import measure  # noqa: E402 (found by the path above)
 import rows  # noqa: E402
 
-PARTS = ("tables", "joins", "windows", "online", "commits")
+PARTS = ("tables", "joins", "windows", "features", "online", "commits")
 COMMAND = "make bench-data"
 
 
