@@ -111,6 +111,46 @@ def commit(place: Place, table: DeltaTable, change: Change) -> int:
     return _commit(place, table, change)
 
 
+def create(
+    place: Place,
+    change: Change,
+    partition_by: Sequence[str],
+    configuration: Mapping[str, str],
+    description: str | None = None,
+) -> int:
+    """The first commit of a table with ``change.schema``; its version, 0. Raises `Moved` where there is a table."""
+    from deltalake import CommitProperties, Schema
+    from deltalake import Transaction as AppTransaction
+    from deltalake.exceptions import DeltaError
+    from deltalake.transaction import create_table_with_add_actions
+
+    mark = uuid.uuid4().hex
+    try:
+        create_table_with_add_actions(
+            place.uri,
+            Schema.from_arrow(pa.schema(change.schema or [])),
+            add_actions(change.adds),
+            partition_by=list(partition_by),
+            configuration=dict(configuration),
+            description=description,
+            storage_options=place.storage_options,
+            commit_properties=CommitProperties(
+                custom_metadata={**change.noted, _COMMIT_ID: mark},
+                max_commit_retries=0,  # else the second of two creators commits its schema as version 1
+                app_transactions=[AppTransaction(app, n) for app, n in change.once],
+            ),
+        )
+    except (DeltaError, OSError) as e:
+        if _landed(place, -1, mark) is not None:
+            return 0
+        if is_full(e):
+            raise no_space(place, e) from e
+        if exists(place):
+            raise Moved(str(e)) from e
+        raise Unavailable(f"table {place.name}", f"cannot be made: {e}") from e
+    return 0
+
+
 def _rebase(place: Place, change: Change) -> int:
     """``change`` on the newest version that still has all files it removes. Ours, because delta-rs lets two
     compactions remove the same file and keeps the rows of both."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.data.tables import log
-from rayplat.data.tables.batch import Written, checks_of, described, judge, write
+from rayplat.data.tables.batch import checks_of, described, judge, write
 from rayplat.data.tables.evolve import columns_of, grow
 from rayplat.data.tables.features import refuse_unwritable
 from rayplat.data.tables.files import NewFile, partition_text, remove_files
@@ -24,7 +24,7 @@ from rayplat.data.tables.rewrite import Gone, Rewriter, partition_is, runner
 from rayplat.data.tables.schema import check_partitions, delta_schema
 from rayplat.data.tables.settle import refuse_changed, removable, settle
 from rayplat.data.tables.snapshot import partition_columns, scan_of, schema_of
-from rayplat.errors import AlreadyExists, InvalidInput, RayplatError
+from rayplat.errors import AlreadyExists, InvalidInput
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -77,15 +77,15 @@ def create(place: Place, data: pa.Schema | pa.Table | Dataset, partition_by: Seq
             raise InvalidInput("data", f"has neither rows nor columns; table {place.name!r} was not made")
         check_partitions(written.schema, partition_by, place.name)
         judge(place, written, None)
-        _create(place, written, partition_by, terms)
+        first = Change(
+            written.files, schema=written.schema, noted=terms.notes("create", written.files), once=terms.once
+        )
+        return log.create(place, first, partition_by, _CONFIGURATION, described(terms.checks))
     except BaseException as e:
         remove_files(place, written.files)
-        if log.is_full(e):
-            raise log.no_space(place, e) from e
-        if not isinstance(e, RayplatError) and log.exists(place):
+        if isinstance(e, log.Moved):
             raise taken from e
         raise
-    return 0
 
 
 def append(place: Place, data: pa.Table | Dataset, terms: Terms, *, evolve: bool = False) -> int:
@@ -221,24 +221,4 @@ def upsert(
 
     return settle(
         place, terms.once, table, plan, lambda: [*written.files, *(f for r in rewriters for f in r.written())]
-    )
-
-
-def _create(place: Place, written: Written, partition_by: Sequence[str], terms: Terms) -> None:
-    from deltalake import CommitProperties, Schema
-    from deltalake import Transaction as AppTransaction
-    from deltalake.transaction import create_table_with_add_actions
-
-    create_table_with_add_actions(
-        place.uri,
-        Schema.from_arrow(pa.schema(written.schema)),
-        log.add_actions(written.files),
-        partition_by=list(partition_by),
-        configuration=_CONFIGURATION,
-        description=described(terms.checks),
-        storage_options=place.storage_options,
-        commit_properties=CommitProperties(
-            custom_metadata=terms.notes("create", written.files),
-            app_transactions=[AppTransaction(app, n) for app, n in terms.once],
-        ),
     )

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, transaction
 
 from rayplat.data.tables import Tables, log
 from rayplat.data.tables.checks import Checks, Range
 from rayplat.data.tables.log import Change
 from rayplat.data.tables.snapshot import scan_of
-from rayplat.errors import BadRows, Conflict, InvalidInput, SchemaMismatch
+from rayplat.errors import AlreadyExists, BadRows, Conflict, InvalidInput, SchemaMismatch
 from tests.data.tables.test_reads import every_type, same
 
 
@@ -255,6 +255,24 @@ def test_rows_appended_meanwhile_are_seen(
     assert not orphans(tables)
 
 
+def test_one_of_two_makes_the_table(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """delta-rs by itself commits the second creation as version 1."""
+    create, done = log.create, threading.Event()
+
+    def late(*args: Any) -> int:
+        if not done.is_set():
+            done.set()
+            Tables(tables.uri).create("t", pa.table({"other": [1]}))
+        return create(*args)
+
+    monkeypatch.setattr(log, "create", late)
+    with pytest.raises(AlreadyExists):
+        tables.create("t", pairs(a=1))
+    assert tables.read("t").to_pylist() == [{"other": 1}]
+    assert tables.version("t").version == 0
+    assert not orphans(tables)
+
+
 def test_two_upserts_of_one_key_leave_one_row(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     tables.create("t", pairs(a=1))
     interrupted(tables, monkeypatch, lambda: Tables(tables.uri).upsert("t", pairs(n=1, a=5), ["k"]))
@@ -316,6 +334,15 @@ def test_a_commit_whose_answer_got_lost_counts(tables: Tables, monkeypatch: pyte
         raise OSError("connection reset")
 
     monkeypatch.setattr(DeltaTable, "create_write_transaction", lossy)
+    make = transaction.create_table_with_add_actions
+
+    def lossy_too(*args: Any, **kwargs: Any) -> None:
+        make(*args, **kwargs)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(transaction, "create_table_with_add_actions", lossy_too)
+    assert tables.create("u", pairs(a=1)).row_count == 1
+    assert content(tables, "u") == {"a": 1}
     assert tables.append("t", pairs(b=2)).version == 1
     assert tables.upsert("t", pairs(c=2), ["k"]).version == 2
     assert content(tables) == {"a": 1, "b": 2, "c": 2}
