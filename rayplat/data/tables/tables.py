@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from rayplat.data.tables import log, writes
+from rayplat.data.tables import batch, log, writes
 from rayplat.data.tables.log import At, Transaction
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import Scan
@@ -76,6 +76,10 @@ class Tables:
             count = int(rows) if isinstance(rows, str) and rows.isdecimal() else None
             found.append(Commit(entry.version, entry.at, str(operation).upper(), entry.info.get("run_id"), count))
         return found
+
+    def checks(self, name: str) -> Checks | None:
+        """The checks that the table was made with and that hold for every write."""
+        return batch.stored_checks(self._load(name)[1])
 
     def metadata(self, name: str, version: int) -> dict[str, str]:
         """What the writer noted with a commit (``metadata`` of `overwrite`, ``run_id``, ``rows``)."""
