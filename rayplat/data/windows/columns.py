@@ -25,12 +25,16 @@ Floats = npt.NDArray[np.float64]
 _EXACT = 2**53
 
 
-def stored(column: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """``values`` as the tile table keeps them; NaN becomes null and -0.0 becomes 0.0.
+def stored(column: str, values: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    """``values`` as the tile table keeps them, in ``target``; NaN becomes null and -0.0 becomes 0.0.
 
-    Raises `InvalidInput` for integers and times that a double cannot tell from their neighbours.
+    Raises `InvalidInput` for integers and times that a double cannot tell from their neighbours, `SchemaMismatch`
+    for values of another kind.
     """
-    target = stored_type(column, values.type)
+    if pa.types.is_null(values.type):
+        return values.cast(target)
+    if stored_type(column, values.type) != target:
+        raise SchemaMismatch(column, f"the tiles hold {target}, these events {values.type}")
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_integer(values.type) or pa.types.is_timestamp(values.type):

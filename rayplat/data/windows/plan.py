@@ -212,8 +212,11 @@ class TilePlan:
         return pa.schema(fields)
 
     def _stored_type(self, source: pa.Schema, column: str) -> pa.DataType:
+        windows = [w for w in self.windows if w.column == column]
         stored = stored_type(column, _type(source, column))
-        for w in (w for w in self.windows if w.column == column):
+        if pa.types.is_null(_type(source, column)):  # nothing but nulls: of the type that is declared
+            stored = next((_STORED[w.dtype] for w in windows if w.dtype), stored)
+        for w in windows:
             if stored != pa.float64() and w.function in ("sum", "mean", "stddev"):
                 raise SchemaMismatch(column, f"{w.function} ({w.name}) needs numbers, got {_type(source, column)}")
             if w.function not in ORDERED:

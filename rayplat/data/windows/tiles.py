@@ -22,7 +22,7 @@ from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.moments import extremes, last_values, latest_in_runs, sums
 from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, part, raw
 from rayplat.data.windows.window import MOMENT
-from rayplat.errors import Conflict
+from rayplat.errors import Conflict, SchemaMismatch
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ def fold(plan: TilePlan, events: pa.Table) -> pa.Table:
     columns that are missing or of a wrong type, `InvalidInput` for integers beyond 2**53.
     """
     schema = plan.schema(events.schema)
-    folded = [_fold(plan, clock, _events(plan, clock, events), schema) for clock in plan.clocks]
+    folded = [_fold(plan, clock, _events(plan, clock, events, schema), schema) for clock in plan.clocks]
     return pa.concat_tables(folded) if folded else schema.empty_table()
 
 
 def touched(plan: TilePlan, events: pa.Table) -> pa.Table:
     """The identities (keys, clock, tile start) of the tiles that ``events`` fall into, each once."""
     schema = plan.schema(events.schema)
-    return pa.concat_tables(_touched(plan, clock, [_events(plan, clock, events)], schema) for clock in plan.clocks)
+    return pa.concat_tables(
+        _touched(plan, clock, [_events(plan, clock, events, schema)], schema) for clock in plan.clocks
+    )
 
 
 def patch(plan: TilePlan, tiles: pa.Table, inserted: pa.Table | None, deleted: pa.Table | None) -> Patch:
@@ -60,7 +62,9 @@ def patch(plan: TilePlan, tiles: pa.Table, inserted: pa.Table | None, deleted: p
     names = list(plan.identity)
     changed, emptied = [tiles.schema.empty_table()], [tiles.schema.empty_table().select(names)]
     for clock in plan.clocks:
-        news = [(_events(plan, clock, r), sign) for r, sign in ((inserted, 1), (deleted, -1)) if r is not None]
+        news = [
+            (_events(plan, clock, r, tiles.schema), sign) for r, sign in ((inserted, 1), (deleted, -1)) if r is not None
+        ]
         hit = _touched(plan, clock, [rows for rows, _ in news], tiles.schema)
         if hit.num_rows == 0:
             continue
@@ -73,13 +77,19 @@ def patch(plan: TilePlan, tiles: pa.Table, inserted: pa.Table | None, deleted: p
     return Patch(pa.concat_tables(changed), pa.concat_tables(emptied))
 
 
-def _events(plan: TilePlan, clock: Clock, rows: pa.Table) -> pa.Table:
-    """The events of ``clock`` in ``rows``: keys ``k0…``, ``t`` in microseconds, values ``v0…`` as they are stored."""
-    schema = plan.schema(rows.schema)
-    times = micros(rows[clock.name])
+def _events(plan: TilePlan, clock: Clock, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The events of ``clock`` in ``rows``: keys ``k0…``, ``t`` in microseconds, values ``v0…`` as they are stored in a
+    tile table of ``schema``."""
+    own = plan.schema(rows.schema)
+    for key in plan.keys:
+        if own.field(key).type != schema.field(key).type and not pa.types.is_null(rows.schema.field(key).type):
+            raise SchemaMismatch(
+                key, f"the tiles have keys of {schema.field(key).type}, these events {own.field(key).type}"
+            )
     columns = {f"k{i}": rows[key].cast(schema.field(key).type) for i, key in enumerate(plan.keys)}
-    columns["t"] = times
-    columns |= {f"v{j}": stored(column, rows[column]) for j, column in enumerate(clock.columns)}
+    columns["t"] = micros(rows[clock.name])
+    for j, column in enumerate(clock.columns):
+        columns[f"v{j}"] = stored(column, rows[column], schema.field(raw(column)).type.value_type)
     events = pa.table(columns)
     known = events["v0"].is_valid()
     for j in range(1, len(clock.columns)):

@@ -69,7 +69,7 @@ def test_the_edges_are_exact_to_the_microsecond() -> None:
     assert found["n"].to_pylist() == [0, 1, 1, 1, 0, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**20), st.integers(1, 10 * 60 * 60), st.integers(0, 2 * 24 * 60))
 def test_planted_future_events_change_nothing(seed: int, length_s: int, now_min: int) -> None:
     now = START + now_min * MINUTE
