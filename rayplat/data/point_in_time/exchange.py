@@ -7,21 +7,25 @@ places when a block holds a null.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.data.point_in_time.kernel import Kernel, Prepared
-from rayplat.data.point_in_time.keys import hashed
+from rayplat.data.point_in_time.keys import hashed, places
 from rayplat.data.point_in_time.times import OLDEST, Ints, ends, micros
+
+Places = npt.NDArray[np.uint16]
 
 ROW = "__row"
 _SAMPLE = 64
+_BATCH_ROWS = 1 << 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = timedelta(microseconds=1)
 
@@ -74,30 +78,32 @@ def measure(block: pa.Table, event_time: str | None) -> tuple[int, int, tuple[in
 def cut_features(parts: Iterable[pa.Table], kernel: Kernel, partitions: int) -> tuple[Cut, list[pa.Table]]:
     """The rows of each partition in their order; those without a key, which match nothing, are left out."""
     time = kernel.event_time if isinstance(kernel, Carrying) else None
-    cuts: list[tuple[Cut, list[pa.Table]]] = []
+    cutter: _Cutter | None = None
     for part in parts:
-        rows = part.select(list(kernel.columns))
-        hashes, missing = hashed(rows.select(list(kernel.keys)))
-        place = np.where(missing, partitions, hashes % np.uint64(partitions)).astype(np.int64)
-        cuts.append(_cut(rows, place, partitions, time))
-    samples: dict[int, list[Ints]] = {}
-    for found, _ in cuts:
-        for partition, sample in found.samples.items():
-            samples.setdefault(partition, []).append(sample)
-    counts = np.sum([found.rows for found, _ in cuts], axis=0)
-    crowded = {partition: _spread(np.concatenate(each)) for partition, each in samples.items()}
-    return Cut(counts, crowded), [pa.concat_tables(pieces[p] for _, pieces in cuts) for p in range(partitions)]
+        cutter = cutter or _Cutter(part.schema, partitions, time)
+        for rows in _batches(part, partitions):
+            hashes, missing = hashed(rows.select(list(kernel.keys)))
+            place = places(hashes, partitions)
+            if missing.any():
+                place[missing] = partitions
+            cutter.add(rows, place)
+    if cutter is None:
+        raise ValueError("no part: not even the columns are known")
+    return cutter.close()
 
 
 def cut_spine(block: pa.Table, on: Sequence[str], event_time: str, partitions: int) -> tuple[Cut, list[pa.Table]]:
     """Keys, moments and row numbers of each partition. Rows without a key can be anywhere: they are dealt out."""
-    hashes, missing = hashed(block.select(list(on)))
-    place = (hashes % np.uint64(partitions)).astype(np.int64)
-    if missing.any():
-        place[missing] = np.arange(int(missing.sum())) % partitions
-    rows = block.select(list(dict.fromkeys((*on, event_time))))
-    rows = rows.append_column(ROW, pa.array(np.arange(block.num_rows, dtype=np.int32)))
-    return _cut(rows, place, partitions, event_time)
+    narrow = block.select(list(dict.fromkeys((*on, event_time))))
+    narrow = narrow.append_column(ROW, pa.array(np.arange(block.num_rows, dtype=np.int32)))
+    cutter = _Cutter(narrow.schema, partitions, event_time)
+    for rows in _batches(narrow, partitions):
+        hashes, missing = hashed(rows.select(list(on)))
+        place = places(hashes, partitions)
+        if missing.any():
+            place[missing] = np.arange(int(missing.sum())) % partitions
+        cutter.add(rows, place)
+    return cutter.close()
 
 
 def cut_time(rows: pa.Table, bounds: Sequence[int], kernel: Kernel | None, time: str) -> tuple[Cut, list[pa.Table]]:
@@ -108,7 +114,11 @@ def cut_time(rows: pa.Table, bounds: Sequence[int], kernel: Kernel | None, time:
         pieces = [rows.filter(wanted(kernel, rows.schema, *_range(bounds, i))) for i in range(ranges)]
         return Cut(np.array([piece.num_rows for piece in pieces])), pieces
     name = kernel.event_time if isinstance(kernel, Carrying) else time
-    return _cut(rows, np.searchsorted(np.array(bounds), micros(rows[name], name), side="right"), ranges, None)
+    cutter = _Cutter(rows.schema, ranges, None)
+    for batch in _batches(rows, ranges):
+        later = np.searchsorted(np.array(bounds), micros(batch[name], name), side="right")
+        cutter.add(batch, later.astype(np.uint16))
+    return cutter.close()
 
 
 def answer(
@@ -168,18 +178,42 @@ def bounds_of(samples: Sequence[tuple[int, Ints]], ranges: int) -> list[int]:
     return sorted({int(moment) for moment in moments[order][np.minimum(cuts, len(order) - 1)]} - {OLDEST})
 
 
-def _cut(rows: pa.Table, place: Ints, places: int, time: str | None) -> tuple[Cut, list[pa.Table]]:
-    """Rows by place 0 to places - 1 (others are left out), in their order."""
-    counts = np.bincount(place, minlength=places + 1)[: places + 1]
-    if places == 1 and counts[0] == rows.num_rows:
-        return Cut(counts[:1]), [rows]
-    rows = rows.combine_chunks()
-    order = pc.sort_indices(pa.array(place.astype(np.uint16)))
-    starts = np.cumsum([0, *counts])
-    pieces = [rows.take(order[starts[i] : starts[i + 1]]) for i in range(places)]
-    crowded = np.flatnonzero(counts[:places] * places > 2 * max(rows.num_rows, 1)) if time is not None else ()
-    samples = {int(i): _spread(micros(pieces[i][time], str(time))) for i in crowded}
-    return Cut(counts[:places], samples), pieces
+class _Cutter:
+    """Sorts batches of rows into places; batches that stay in the processor's cache, one after the other."""
+
+    def __init__(self, schema: pa.Schema, count: int, time: str | None) -> None:
+        self._schema, self._count, self._time = schema, count, time
+        self._pieces: list[list[pa.RecordBatch]] = [[] for _ in range(count)]
+
+    def add(self, rows: pa.Table, place: Places) -> None:
+        """``place`` is 0 to count - 1 for each row, or count: the row is left out. Rows keep their order."""
+        if not rows.num_rows:
+            return
+        batch = rows.combine_chunks().to_batches()[0]
+        counts = np.bincount(place, minlength=self._count + 1)
+        if (alone := int(counts.argmax())) < self._count and counts[alone] == len(place):
+            self._pieces[alone].append(batch)
+            return
+        order = pc.sort_indices(pa.array(place))
+        ends = np.cumsum(counts).tolist()
+        for i, (end, rows_of) in enumerate(zip(ends, counts.tolist(), strict=True)):
+            if rows_of and i < self._count:
+                self._pieces[i].append(batch.take(order.slice(end - rows_of, rows_of)))
+
+    def close(self) -> tuple[Cut, list[pa.Table]]:
+        """What was sorted. A place that holds more than twice its share is crowded."""
+        found = [pa.Table.from_batches(pieces, self._schema).combine_chunks() for pieces in self._pieces]
+        self._pieces.clear()
+        counts = np.array([piece.num_rows for piece in found])
+        crowded = np.flatnonzero(counts * self._count > 2 * counts.sum()) if self._time is not None else ()
+        return Cut(counts, {int(i): _spread(micros(found[i][self._time])) for i in crowded}), found
+
+
+def _batches(rows: pa.Table, places: int) -> Iterator[pa.Table]:
+    """Slices, large enough that each place has some rows of each."""
+    size = max(_BATCH_ROWS, 1024 * places)
+    for start in range(0, rows.num_rows, size):
+        yield rows.slice(start, size)
 
 
 def _spread(moments: Ints) -> Ints:

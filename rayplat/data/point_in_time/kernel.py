@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.data.point_in_time.keys import KeyCodes, Mask, encode
-from rayplat.data.point_in_time.sorting import LastAtMost, last_at_most, search, sort
+from rayplat.data.point_in_time.sorting import LastAtMost, last_at_most, last_between, search, sort
 from rayplat.data.point_in_time.times import OLDEST, Ints, instants, newest, oldest
 from rayplat.errors import InvalidInput, SchemaMismatch
 
@@ -108,12 +108,14 @@ class AsOf:
         codes, own = encode(rows.select(list(self.keys)))
         axis = _axis(times, codes.size)
         placed = own * axis.width
-        placed += axis.place(times)
+        placed += axis.own(times)
         created, created_unit = instants(rows[self.created], self.created) if self.created else (None, "us")
-        order, placed = sort(placed, created)
+        ties = [times] if axis.cut else []
+        order, placed = sort(placed, [*ties, created] if created is not None else ties)
         known = last_at_most(created[order]) if created is not None and self.known_by else None
         values = rows.select(list(self.features)).combine_chunks()
-        return Index(self, codes, axis, unit, placed, order, values, known, created_unit)
+        exact = times[order] if axis.cut else None
+        return Index(self, codes, axis, unit, placed, exact, order, values, known, created_unit)
 
     def carry(self, rows: pa.Table, before: int) -> pa.Table:
         """Those of ``rows``, all older than microsecond ``before``, that can still win at a moment from then on: the
@@ -152,39 +154,50 @@ class FeatureRows:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Times as places 1 to width - 1 within a key: microseconds from ``low``, or, where key and span together do not
-    fit into 64 bits, the rank among the times that occur."""
+    """Times as places 1 to ``width`` - 1 within a key: their distance from ``low`` without its lowest ``cut`` bits, so
+    that key and time fit into 63 bits together. 0 is before all."""
 
     low: int
     high: int
+    cut: int
     width: int
-    ranked: Ints | None
+
+    def own(self, times: Ints) -> Ints:
+        """Places of times between the ends."""
+        distance = times.view(np.uint64) - np.uint64(self.low % 2**64)
+        if self.cut:
+            distance >>= np.uint64(self.cut)
+        place: Ints = distance.view(np.int64)
+        place += 1
+        return place
 
     def place(self, times: Ints) -> Ints:
-        """Of the last known time that is not after each; 0: there is none."""
-        if self.ranked is not None:
-            return np.searchsorted(self.ranked, times, side="right")
-        return np.where(times < self.low, 0, np.clip(times, self.low, self.high) - (self.low - 1))
+        """Places of any times; after all: as the last."""
+        place = self.own(np.clip(times, self.low, self.high))
+        place[times < self.low] = 0
+        return place
 
 
 def _axis(times: Ints, keys: int) -> _Axis:
     low, high = (int(times.min()), int(times.max())) if len(times) else (0, 0)
-    if low > OLDEST and (high - low + 2) * keys < 2**62:
-        return _Axis(low, high, high - low + 2, None)
-    ranked = np.unique(times)
-    return _Axis(low, high, len(ranked) + 1, ranked)
+    cut = 0
+    while ((high - low >> cut) + 2) * keys >= 2**62:
+        cut += 1
+    return _Axis(low, high, cut, (high - low >> cut) + 2)
 
 
 @dataclass(frozen=True)
 class Index:
-    """`AsOf` rows ready to be searched: ``placed`` are (key code, time) as one sorted integer each, ``order`` their
-    numbers in ``values``. Plain arrays, so that processes can share one."""
+    """`AsOf` rows ready to be searched: ``placed`` are (key code, time) as one sorted integer each, ``exact`` their
+    times where that integer is cut, ``order`` their numbers in ``values``. Plain arrays, so that processes can share
+    one."""
 
     kernel: AsOf
     codes: KeyCodes
     axis: _Axis
     unit: str
     placed: Ints
+    exact: Ints | None
     order: Ints
     values: pa.Table
     known: LastAtMost | None
@@ -200,27 +213,29 @@ class Index:
         codes = self.codes.find(keys)
         if len(self.placed) == 0 or len(at) == 0:
             return pa.nulls(len(at), pa.int64())
-        base = np.maximum(codes, 0) * self.axis.width
-        found = search(self.placed, base + self.axis.place(newest(at, unit, self.unit)))
         valid = (codes >= 0) & (at != OLDEST)
-        if self.known is None and self.kernel.ttl is None:
-            valid &= (found >= 0) & (self.placed[found] >= base)
-        else:
-            low = base
-            if self.kernel.ttl is not None:
-                low = low + self._first_place(oldest(at, unit, self.unit, self.kernel.ttl))
-            if self.known is not None:
-                first = search(self.placed, low - 1) + 1
-                found = self.known.find(first, np.where(valid, found + 1, 0), newest(at, unit, self.created_unit))
-            valid &= (found >= 0) & (self.placed[found] >= low)
+        base = np.maximum(codes, 0) * self.axis.width
+        found = self._newest(base, newest(at, unit, self.unit))
+        if self.known is not None:
+            first = search(self.placed, base) + 1
+            found = self.known.find(first, np.where(valid, found + 1, 0), newest(at, unit, self.created_unit))
+        place = self.placed[found] - base
+        valid &= (found >= 0) & (place > 0)
+        if self.kernel.ttl is not None:
+            times = place + (self.axis.low - 1) if self.exact is None else self.exact[found]
+            valid &= times >= oldest(at, unit, self.unit, self.kernel.ttl)
         return pa.array(self.order[found], pa.int64(), mask=~valid)
 
-    def _first_place(self, times: Ints) -> Ints:
-        """The place of the first known time that is not before each; the width where there is none."""
-        if self.axis.ranked is not None:
-            return np.searchsorted(self.axis.ranked, times, side="left") + 1
-        late = times > self.axis.high
-        return np.where(late, self.axis.width, np.clip(times, self.axis.low, self.axis.high) - (self.axis.low - 1))
+    def _newest(self, base: Ints, at: Ints) -> Ints:
+        """The last row that is not after each moment, of its key or of one before; -1 where there is none."""
+        places = base + self.axis.place(at)
+        found = search(self.placed, places)
+        if self.exact is not None:
+            late = np.flatnonzero((found >= 0) & (self.placed[found] == places) & (self.exact[found] > at))
+            if len(late):  # rows of one place: as far as the cut can tell them apart
+                first = search(self.placed, places[late] - 1) + 1
+                found[late] = last_between(self.exact, first, found[late], at[late])
+        return found
 
 
 def index(side: FeatureRows) -> Index:

@@ -169,7 +169,7 @@ def _numbered(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
 def hashed(keys: pa.Table) -> tuple[Hashes, Mask]:
     """A 64-bit hash of each row, the same for equal keys on every machine and in every run, and which rows have a
     null in them (their hash says nothing)."""
-    total = np.zeros(keys.num_rows, np.uint64)
+    total: Hashes | None = None
     missing = np.zeros(keys.num_rows, np.bool_)
     for name in keys.column_names:
         column = canonical(keys[name], name)
@@ -177,17 +177,28 @@ def hashed(keys: pa.Table) -> tuple[Hashes, Mask]:
             missing |= column.is_null().to_numpy()
         is_number = pa.types.is_integer(column.type)
         own = _ints(column, 0).view(np.uint64) if is_number else _hashed_bytes(column)
-        total = _mixed(total * _GOLDEN + own)
-    return total, missing
+        total = _mixed(own.copy() if total is None else total * _GOLDEN + own)
+    return np.zeros(keys.num_rows, np.uint64) if total is None else total, missing
+
+
+def places(hashes: Hashes, count: int) -> npt.NDArray[np.uint16]:
+    """Which of ``count`` places (at most 65,535) each hash belongs to, by its upper half."""
+    share = hashes >> np.uint64(32)
+    share *= np.uint64(count)
+    share >>= np.uint64(32)
+    return share.astype(np.uint16)
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014), shortened by one round."""
-    values = values ^ (values >> np.uint64(30))
+    """In place: the finalizer of SplitMix64 (Steele, Lea, Flood 2014), with one multiplier of its own."""
+    moved = values >> np.uint64(30)
+    values ^= moved
     values *= _MIX
-    values ^= values >> np.uint64(27)
+    np.right_shift(values, np.uint64(27), out=moved)
+    values ^= moved
     values *= _GOLDEN
-    values ^= values >> np.uint64(31)
+    np.right_shift(values, np.uint64(31), out=moved)
+    values ^= moved
     return values
 
 

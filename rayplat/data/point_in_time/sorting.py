@@ -6,6 +6,7 @@ the value, cut to fit into 64 bits, and the few rows that the cut left out of or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,22 +17,23 @@ from rayplat.data.point_in_time.times import Ints
 _FEW = 4096
 
 
-def sort(placed: Ints, created: Ints | None = None) -> tuple[Ints, Ints]:
-    """(order, placed in that order): rows by place (not negative), then by ``created``, then by row number."""
+def sort(placed: Ints, ties: Sequence[Ints] = ()) -> tuple[Ints, Ints]:
+    """(order, placed in that order): rows by place (not negative), then by each of ``ties``, then by row number."""
     order, cut = _rough(placed)
     sorted_ = placed[order]
     if cut:
         out = np.flatnonzero(sorted_[1:] < sorted_[:-1])
         if len(out):
             _mend(order, sorted_, out, cut)
-    if created is not None:
+    if ties:
         same = sorted_[1:] == sorted_[:-1]
         if same.any():
             tied = np.zeros(len(sorted_), np.bool_)
             tied[1:] = same
             tied[:-1] |= same
             rows = np.flatnonzero(tied)
-            order[rows] = order[rows][np.lexsort((created[order[rows]], sorted_[rows]))]
+            columns = [tie[order[rows]] for tie in reversed(ties)]
+            order[rows] = order[rows][np.lexsort((*columns, sorted_[rows]))]
     return order, sorted_
 
 
@@ -44,6 +46,18 @@ def search(sorted_: Ints, wanted: Ints) -> Ints:
     found = np.empty(len(wanted), np.int64)
     found[order] = np.searchsorted(sorted_, wanted[order], side="right") - 1
     return found
+
+
+def last_between(values: Ints, low: Ints, high: Ints, limit: Ints) -> Ints:
+    """The last position in [low, high) whose value is not above the limit, or low - 1; ``values`` ascend within each
+    such range."""
+    low, high = low.copy(), high.copy()
+    while (going := low < high).any():
+        middle = (low + high) >> 1
+        holds = going & (values[middle] <= limit)
+        low = np.where(holds, middle + 1, low)
+        high = np.where(going & ~holds, middle, high)
+    return low - 1
 
 
 def _rough(placed: Ints) -> tuple[Ints, int]:
@@ -64,11 +78,10 @@ def _rough(placed: Ints) -> tuple[Ints, int]:
 def _mend(order: Ints, sorted_: Ints, out: Ints, cut: int) -> None:
     """Sort, in place, the groups of equal upper bits that hold a row out of order."""
     upper = sorted_ >> cut
-    group = np.zeros(len(upper), np.int64)
-    np.cumsum(upper[1:] != upper[:-1], out=group[1:])
-    broken = np.zeros(int(group[-1]) + 1, np.bool_)
-    broken[group[out]] = True
-    rows = np.flatnonzero(broken[group])
+    broken = np.unique(upper[out])
+    first = np.searchsorted(upper, broken, side="left")
+    size = np.searchsorted(upper, broken, side="right") - first
+    rows = np.arange(int(size.sum())) + np.repeat(first - np.cumsum(size) + size, size)
     right = np.argsort(sorted_[rows], kind="stable")
     order[rows], sorted_[rows] = order[rows][right], sorted_[rows][right]
 

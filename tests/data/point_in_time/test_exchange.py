@@ -12,7 +12,7 @@ import pytest
 
 from rayplat.data.point_in_time import AsOf, FeatureRows, exchange, join
 from rayplat.data.point_in_time.exchange import Step
-from rayplat.data.point_in_time.keys import hashed
+from rayplat.data.point_in_time.keys import hashed, places
 from tests.data.point_in_time.oracle import sides
 
 STEP = Step("s", AsOf(("k",), ("value", "number"), created="created"), ("k",), (("value", "value"), ("number", "n")))
@@ -76,7 +76,7 @@ def test_the_hash_never_changes() -> None:
 
 def test_the_hash_spreads_keys_evenly() -> None:
     for keys in (np.arange(60_000), np.arange(60_000) * 4096, np.arange(60_000) << 40):
-        counts = np.bincount((hashed(pa.table({"k": keys}))[0] % np.uint64(60)).astype(np.int64), minlength=60)
+        counts = np.bincount(places(hashed(pa.table({"k": keys}))[0], 60), minlength=60)
         assert counts.min() > 800
         assert counts.max() < 1_200
 

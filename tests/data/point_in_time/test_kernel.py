@@ -278,3 +278,23 @@ def test_bad_settings_are_refused() -> None:
         AsOf(("k",), ("value",), known_by=True)
     with pytest.raises(InvalidInput, match="key"):
         AsOf((), ("value",))
+
+
+@pytest.mark.parametrize("known_by", [False, True])
+def test_bursts_in_a_span_that_does_not_fit_into_64_bits_with_its_keys(known_by: bool) -> None:
+    """Thousands of years and keys by the million: some rows of a burst can only be told apart by their exact times."""
+    rng = np.random.default_rng(6)
+
+    def rows(count: int) -> dict[str, Any]:
+        bursts = rng.integers(-3, 3, count) * 10**16 + rng.integers(0, 400, count)
+        return {"k": pa.array(rng.integers(0, 4, count) * 1_000_000), "event_time": moments(bursts)}
+
+    features = pa.table({**rows(5_000), "number": pa.array(np.arange(5_000))})
+    since = features["event_time"].cast(pa.int64()).to_numpy() + rng.integers(-3, 60, 5_000)
+    features = features.append_column("created", pa.array(since).cast(TIME))
+    spine = pa.table(rows(2_000))
+    for ttl in (None, TTL):
+        side = FeatureRows(features, "k", ("number",), ttl=ttl, created="created", known_by=known_by)
+        assert index(side).axis.cut > 3
+        expected = brute_force(spine, features, ("k",), ttl=ttl, created=True, known_by=known_by)
+        assert join(spine, [side])["number"].to_pylist() == expected
