@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -281,8 +281,9 @@ def _feast_writes(feast: object) -> None:
     """Feast's own way of writing ends in the same rows, and does not take time back either."""
     import pandas as pd
 
-    for temp, hour in ((50.0, 9), (40.0, 8)):
-        frame = pd.DataFrame({"origin": ["LGA"], "temp": [temp], "event_time": [START + timedelta(hours=hour)]})
+    for temp, minutes in ((50.0, 30), (40.0, 60)):  # of today: Feast asks as of now, and the view has a ttl
+        at = [datetime.now(UTC) - timedelta(minutes=minutes)]
+        frame = pd.DataFrame({"origin": ["LGA"], "temp": [temp], "event_time": at})
         feast.write_to_online_store("weather", frame)  # type: ignore[attr-defined]
     read = feast.get_online_features(features=["weather:temp"], entity_rows=[{"origin": "LGA"}])  # type: ignore[attr-defined]
     assert read.to_dict()["temp"] == [50.0]
