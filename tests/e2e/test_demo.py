@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rayplat import Platform
+from rayplat.demo import flights
 from rayplat.errors import Forbidden, InvalidInput, NotFound
 from rayplat.types import PromotionState, Role
 from tests.e2e.conftest import Live
@@ -73,7 +74,7 @@ def test_a_run_holds_what_a_model_was_made_from(live: Live) -> None:
     assert run.status == "FINISHED"
     assert run.metrics["holdout_auc"] == pytest.approx(newest.metrics["auc"])
     pinned = {pin.table for pin in newest.pins}
-    assert {"flight_labels", "features_schedule", "features_weather", "features_tailnum_delays"} <= pinned
+    assert {"flight_labels", *(view.table for view in flights.VIEWS)} <= pinned
 
 
 def test_status_and_a_second_up(live: Live) -> None:

@@ -50,7 +50,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     first=st.lists(st.integers(0, 400), min_size=1, max_size=20),
     rounds=st.lists(st.lists(STEPS, max_size=3), max_size=3),
