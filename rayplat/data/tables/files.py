@@ -4,6 +4,7 @@ is removed by whoever wrote it."""
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -23,7 +23,8 @@ from rayplat.errors import InvalidInput
 
 ROW_GROUP = 65_536
 FILE_ROWS = 2_000_000
-_LONGEST_NAME = 150
+_LONGEST_NAME = 100
+_SPECIAL = re.compile(r"[^A-Za-z0-9._-]")
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ def write_files(place: Place, data: pa.Table, partition_by: Sequence[str], stem:
     begun: list[str] = []
     try:
         for partition, rows in _partitions(data, partition_by):
-            folder = PurePosixPath(*(f"{quote(k, safe=' ')}={_quoted(v)}" for k, v in partition.items()))
+            folder = PurePosixPath(*(f"{_folder(k)}={_folder(v)}" for k, v in partition.items()))
             if isinstance(place.filesystem, pafs.LocalFileSystem):  # an object store has no folders to make
                 place.filesystem.create_dir(f"{place.root}/{folder}", recursive=True)
             for start in range(0, rows.num_rows, FILE_ROWS):
@@ -144,6 +145,6 @@ def _partitions(data: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
         yield {k: partition_text(v) for k, v in values.items()}, rest.take(groups["\0row_list"][i].values)
 
 
-def _quoted(value: str | None) -> str:
-    """A folder's name; what was too long for a file system is cut (the value itself is in the log)."""
-    return "__HIVE_DEFAULT_PARTITION__" if value is None else quote(value, safe=" ")[:_LONGEST_NAME]
+def _folder(value: str | None) -> str:
+    """For people only: the value itself is in the log, and escaped characters in paths confuse some readers."""
+    return "__HIVE_DEFAULT_PARTITION__" if value is None else _SPECIAL.sub("_", value)[:_LONGEST_NAME]

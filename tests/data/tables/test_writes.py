@@ -108,6 +108,21 @@ def test_upsert_replaces_inserts_and_deletes(tables: Tables) -> None:
     assert not orphans(tables)
 
 
+def test_other_readers_follow_our_changes(tables: Tables) -> None:
+    """Their change feed and their writes, over partition values with special characters."""
+    tables.create("t", pa.table({"k": ["a", "b"], "v": [1, 2], "p": ["x y", "ü/%2"]}), partition_by=["p"])
+    tables.upsert("t", pa.table({"k": ["a", "c"], "v": [10, 3], "p": ["x y", "q%"]}), ["k"])
+    tables.delete("t", pc.field("k") == "b")
+    theirs = DeltaTable(f"{tables.uri}/t")
+    feed = pa.table(theirs.load_cdf(starting_version=0)).to_pylist()
+    net = {"a": 10, "c": 3}
+    seen = [(row["k"], row["v"], row["_change_type"]) for row in feed]
+    assert {k: v for k, v, kind in seen if kind == "insert" and (k, v, "delete") not in seen} == net
+    assert theirs.count() == 2
+    theirs.optimize.compact()
+    assert content(tables) == net
+
+
 def test_upsert_by_several_keys_over_partitions(tables: Tables) -> None:
     def rows(*values: tuple[int, date | None, float]) -> pa.Table:
         a, b, v = zip(*values, strict=True)
