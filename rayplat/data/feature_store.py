@@ -85,6 +85,12 @@ class FeatureStore:
         """Raises `NotFound`."""
         return catalog.get_service(self._online, name)
 
+    def versions(self) -> list[FeatureView]:
+        """Every applied version of every view that has a table, old ones too: models read the version they were made
+        with, so all of them are materialized as long as they are in use."""
+        views = (d.view() for d in catalog.definitions(self._online).values() if d.declaration is not None)
+        return [view for view in views if isinstance(view, FeatureView)]
+
     def materialize(
         self, tables: Tables, views: Sequence[View], upto: datetime, *, fresh: bool = False
     ) -> dict[str, int]:
@@ -94,9 +100,12 @@ class FeatureStore:
         not run backwards: an earlier ``upto`` changes nothing, unless ``fresh`` first drops what is there (readers
         see the old rows until the new ones are complete). Views computed on request have nothing to write.
         """
-        stored = [view for view in views if isinstance(view, FeatureView)]
         keep = timedelta(seconds=self._settings.data.online_keep_s)
-        return {view.name: advance(self._online, tables, view, upto, fresh=fresh, keep=keep) for view in stored}
+        written: dict[str, int] = {}
+        for view in (view for view in views if isinstance(view, FeatureView)):
+            count = advance(self._online, tables, view, upto, fresh=fresh, keep=keep)
+            written[view.name] = written.get(view.name, 0) + count
+        return written
 
     def push(self, tables: Tables, source: str | FeatureView, events: pa.Table, to: str = "online") -> Push:
         """Make fresh ``events``, rows of the table ``source``, readable at once (``to`` is ``online``), append them to

@@ -28,6 +28,7 @@ _ROWS_PER_CALL = 1000
 _ROUNDS = 200
 _GEN, _CURSOR = b"rp:gen", b"rp:cursor"
 _TIMES = struct.Struct(">QQ")
+_NUMBER = struct.Struct(">qI")
 _SIGN = 1 << 63
 
 # KEYS: rp:gen, rows.  ARGV: view, generation, values with 16 bytes of times before them. Times are compared as four
@@ -54,25 +55,29 @@ for i = 1, #KEYS do
 end
 return 0
 """
-# KEYS: base hash, pushed hash.  ARGV: clock, first, last, ends.  Fields are <kind><clock>:<tile>.
+# KEYS: base hash, pushed hash.  ARGV: clock, first, last, ends.  Fields are <kind><clock>:<tile>. Answers three
+# strings, as many small replies cost a client more than their bytes: each tile as its number, length and bytes.
 _TILES = """
-local function fetch(key, kind, numbers)
+local function fetch(key, kind, numbers, seen)
   local fields, found = {}, {}
   for i, n in ipairs(numbers) do fields[i] = kind .. ARGV[1] .. ':' .. n end
   for from = 1, #fields, 4000 do
     local part = redis.call('HMGET', key, unpack(fields, from, math.min(from + 3999, #fields)))
     for i = 1, #part do
-      if part[i] then found[#found + 1] = numbers[from + i - 1]; found[#found + 1] = part[i] end
+      local n = numbers[from + i - 1]
+      if part[i] then
+        found[#found + 1] = struct.pack('>i8I4', tonumber(n), #part[i]) .. part[i]
+        if seen then seen[#seen + 1] = n end
+      end
     end
   end
-  return found
+  return table.concat(found)
 end
 local all, ends = {}, {}
 for n = tonumber(ARGV[2]), tonumber(ARGV[3]) do all[#all + 1] = string.format('%d', n) end
 for i = 4, #ARGV do ends[#ends + 1] = ARGV[i] end
-local pushed = {}
-if redis.call('EXISTS', KEYS[2]) == 1 then pushed = fetch(KEYS[2], 'p', all) end
-for i = 1, #pushed, 2 do ends[#ends + 1] = pushed[i] end
+local pushed = ''
+if redis.call('EXISTS', KEYS[2]) == 1 then pushed = fetch(KEYS[2], 'p', all, ends) end
 return {fetch(KEYS[1], 'm', all), fetch(KEYS[1], 'e', ends), pushed}
 """
 # KEYS: pushed hash.  ARGV: field, what it must hold ('' nothing), what it gets ('' nothing).
@@ -213,7 +218,7 @@ class RedisStore:
         import redis
 
         for _ in range(2):
-            calls = client.pipeline(transaction=False)
+            calls = client.pipeline(transaction=bool(tiles))  # one state of all tiles
             calls.hmget(_GEN, views)
             for ask in rows:
                 name = _row(ask.view, used[ask.view.encode()], b"")
@@ -328,9 +333,18 @@ def _found(ask: RowsOf, answer: Sequence[bytes | None]) -> Found:
     }
 
 
-def _found_tiles(answer: Sequence[Sequence[bytes]]) -> FoundTiles:
-    moments, events, pushed = ({int(n): data for n, data in zip(a[::2], a[1::2], strict=True)} for a in answer)
-    return FoundTiles(moments, events, pushed)
+def _found_tiles(answer: Sequence[bytes]) -> FoundTiles:
+    return FoundTiles(*map(_numbered, answer))
+
+
+def _numbered(data: bytes) -> dict[int, bytes]:
+    """Tiles by number from `_TILES`."""
+    found, at = {}, 0
+    while at < len(data):
+        tile, size = _NUMBER.unpack_from(data, at)
+        at += _NUMBER.size + size
+        found[tile] = data[at - size : at]
+    return found
 
 
 def _put_tiles(client: redis.Redis, view: str, generation: bytes, tiles: Iterable[Any]) -> None:

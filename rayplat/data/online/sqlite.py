@@ -93,7 +93,14 @@ class SqliteStore:
 
     def read(self, rows: Sequence[RowsOf], tiles: Sequence[TilesOf] = ()) -> tuple[list[Found], list[FoundTiles]]:
         with self._reading() as db:
-            return [_rows(db, ask) for ask in rows], [_tiles(db, ask) for ask in tiles]
+            found = [_rows(db, ask) for ask in rows]
+            if not tiles:
+                return found, []
+            db.execute("BEGIN")  # one state of all tiles
+            try:
+                return found, [_tiles(db, ask) for ask in tiles]
+            finally:
+                db.execute("COMMIT")
 
     def amend(self, view: str, tiles: Sequence[TileId], change: Change) -> None:
         number = view_number(view)

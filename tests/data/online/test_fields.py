@@ -205,6 +205,7 @@ def test_a_forgotten_version_leaves_the_others(settings: Settings, store: Featur
     online = apply(settings, [changed])
     build(tables, changed, weather())
     store.materialize(tables, [WEATHER, changed], at(1))
+    assert {view.id for view in store.versions()} == {DELAYS.id, SCHEDULE.id, WEATHER.id, changed.id}
     catalog.forget(online, catalog.get(online, "weather"))
     assert OnlineFeatures(settings, {"weather": WEATHER.digest()}, "origin").read(["JFK"], at(1)).found.all()
     with pytest.raises(NotFound, match="weather"):

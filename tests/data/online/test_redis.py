@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rayplat.data.online.redis import RedisStore
-from rayplat.data.online.store import Batch, RowsOf
+from rayplat.data.online.store import Batch, RowsOf, TilesOf
 from rayplat.errors import InvalidInput, Unavailable
 from tests.data.online.store_contract import VIEW, StoreContract, row, rows
 from tests.servers import free_port, redis_server
@@ -56,7 +56,7 @@ def test_a_writer_that_was_cut_off_in_a_fresh_write_changes_nothing(redis_url: s
 
 
 def test_a_restarted_server_is_found_again_and_a_stopped_one_is_named() -> None:
-    port = free_port()
+    port, tile = free_port(), TilesOf(VIEW, b"k", 0, 0, 3, (1,))
     store = RedisStore(f"redis://user:secret@127.0.0.1:{port}/3")
     with pytest.raises(Unavailable, match=f"127.0.0.1:{port}/3 does not answer") as caught:
         store.read([RowsOf(VIEW, [b"k"])])
@@ -65,11 +65,13 @@ def test_a_restarted_server_is_found_again_and_a_stopped_one_is_named() -> None:
     with redis_server(port) as url:
         store = RedisStore(url)
         store.write(VIEW, Batch([row(b"k", 1, b"v")]))
+        assert store.read([], [tile])[1][0].moments == {}
     with redis_server(port):
         assert rows(store, b"k") == {}
         store.write(VIEW, Batch([row(b"k", 1, b"v")], [(b"k", 0, 1, b"m", b"e")]))
         store.amend(VIEW, [(b"k", 0, 1)], lambda *_: b"p")
         assert rows(store, b"k") == {b"k": (1, b"v")}
+        assert store.read([], [tile])[1][0].pushed == {1: b"p"}
 
 
 def test_a_server_that_hangs_is_an_error_soon() -> None:
