@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rayplat.data.online.redis_scripts import REMOVE, SWAP, TILES, WRITE
 from rayplat.data.online.store import Batch, Change, Found, FoundTiles, RowsOf, TileId, TilesOf, shown
 from rayplat.data.online.values import view_number
 from rayplat.errors import Conflict, InvalidInput, Unavailable
@@ -30,63 +31,6 @@ _GEN, _CURSOR = b"rp:gen", b"rp:cursor"
 _TIMES = struct.Struct(">QQ")
 _NUMBER = struct.Struct(">qI")
 _SIGN = 1 << 63
-
-# KEYS: rp:gen, rows.  ARGV: view, generation, values with 16 bytes of times before them. Times are compared as four
-# numbers of 32 bits: a number in Lua is a double and does not hold 64 bits.
-_WRITE = """
-local gen = redis.call('HGET', KEYS[1], ARGV[1]) or '0'
-if ARGV[2] ~= gen and ARGV[3] ~= 'new' then return redis.error_reply('GENERATION') end
-for i = 2, #KEYS do
-  local new, old = ARGV[i + 2], redis.call('GETRANGE', KEYS[i], 0, 15)
-  local keep = false
-  if #old == 16 then
-    local a, b, c, d = struct.unpack('>I4I4I4I4', new)
-    local e, f, g, h = struct.unpack('>I4I4I4I4', old)
-    keep = a < e or (a == e and (b < f or (b == f and (c < g or (c == g and d < h)))))
-  end
-  if not keep then redis.call('SET', KEYS[i], new) end
-end
-return 0
-"""
-# KEYS: rows.  ARGV: the 8 bytes of the event time that a row must have to go.
-_REMOVE = """
-for i = 1, #KEYS do
-  if redis.call('GETRANGE', KEYS[i], 0, 7) == ARGV[i] then redis.call('UNLINK', KEYS[i]) end
-end
-return 0
-"""
-# KEYS: base hash, pushed hash.  ARGV: clock, first, last, ends.  Fields are <kind><clock>:<tile>. Answers three
-# strings, as many small replies cost a client more than their bytes: each tile as its number, length and bytes.
-_TILES = """
-local function fetch(key, kind, numbers, seen)
-  local fields, found = {}, {}
-  for i, n in ipairs(numbers) do fields[i] = kind .. ARGV[1] .. ':' .. n end
-  for from = 1, #fields, 4000 do
-    local part = redis.call('HMGET', key, unpack(fields, from, math.min(from + 3999, #fields)))
-    for i = 1, #part do
-      local n = numbers[from + i - 1]
-      if part[i] then
-        found[#found + 1] = struct.pack('>i8I4', tonumber(n), #part[i]) .. part[i]
-        if seen then seen[#seen + 1] = n end
-      end
-    end
-  end
-  return table.concat(found)
-end
-local all, ends = {}, {}
-for n = tonumber(ARGV[2]), tonumber(ARGV[3]) do all[#all + 1] = string.format('%d', n) end
-for i = 4, #ARGV do ends[#ends + 1] = ARGV[i] end
-local pushed = ''
-if redis.call('EXISTS', KEYS[2]) == 1 then pushed = fetch(KEYS[2], 'p', all, ends) end
-return {fetch(KEYS[1], 'm', all), fetch(KEYS[1], 'e', ends), pushed}
-"""
-# KEYS: pushed hash.  ARGV: field, what it must hold ('' nothing), what it gets ('' nothing).
-_SWAP = """
-local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if now ~= ARGV[2] then return 0 end
-if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
-return 1
-"""
 
 
 class RedisStore:
@@ -132,7 +76,7 @@ class RedisStore:
             generation = self._generation(client, view)
             for part in _parts(removed):
                 keys = [_row(view, generation, key) for key, _ in part]
-                self._call(client, _REMOVE, keys, [_times(event_us, 0)[:8] for _, event_us in part])
+                self._call(client, REMOVE, keys, [_times(event_us, 0)[:8] for _, event_us in part])
             self._write_rows(client, view, generation, rows)
             _drop_tiles(client, view, generation, removed_tiles)
             _put_tiles(client, view, generation, tiles)
@@ -200,7 +144,7 @@ class RedisStore:
             keys = [_GEN, *(_row(view, generation, row[0]) for row in part)]
             marks = [view, generation, "new" if new else ""]
             try:
-                self._call(client, _WRITE, keys, [*marks, *values])
+                self._call(client, WRITE, keys, [*marks, *values])
             except redis.ResponseError as e:
                 if "GENERATION" not in str(e):
                     raise
@@ -225,7 +169,7 @@ class RedisStore:
                 calls.mget([name + key for key in ask.keys] or [b""])
             for t in tiles:
                 keys = [_tile(t.view, used[t.view.encode()], t.key), _pushed(t.view, t.key)]
-                calls.evalsha(self._sha(client, _TILES), 2, *keys, t.clock, t.first, t.last, *t.ends)
+                calls.evalsha(self._sha(client, TILES), 2, *keys, t.clock, t.first, t.last, *t.ends)
             try:
                 now, *answers = calls.execute()
             except redis.exceptions.NoScriptError:
@@ -247,7 +191,7 @@ class RedisStore:
         for i, (key, clock, tile) in enumerate(tiles):
             events, pushed = read[2 * i], read[2 * i + 1]
             made = change((key, clock, tile), events, pushed)
-            swaps.eval(_SWAP, 1, _pushed(view, key), f"p{clock}:{tile}", pushed or b"", made or b"")
+            swaps.eval(SWAP, 1, _pushed(view, key), f"p{clock}:{tile}", pushed or b"", made or b"")
         return [tile for tile, done in zip(tiles, swaps.execute(), strict=True) if not done]
 
     def _generation(self, client: redis.Redis, view: str) -> bytes:
@@ -338,7 +282,7 @@ def _found_tiles(answer: Sequence[bytes]) -> FoundTiles:
 
 
 def _numbered(data: bytes) -> dict[int, bytes]:
-    """Tiles by number from `_TILES`."""
+    """Tiles by number from `TILES`."""
     found, at = {}, 0
     while at < len(data):
         tile, size = _NUMBER.unpack_from(data, at)

@@ -18,7 +18,7 @@ from rayplat.errors import InvalidInput
 Key = str | int | tuple[str | int | None, ...] | None
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
-_scan = json.JSONDecoder().scan_once  # what json.loads ends in, without looking for encodings and white space
+_decoder = json.JSONDecoder()
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -28,7 +28,7 @@ def encode(values: Sequence[Any]) -> bytes:
 
 
 def decode(data: bytes) -> list[Any]:
-    values: list[Any] = _scan(data.decode(), 0)[0]
+    values: list[Any] = _decoder.raw_decode(data.decode())[0]
     return values
 
 
