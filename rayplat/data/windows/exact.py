@@ -166,12 +166,15 @@ def direct(hi: Floats, lo: Floats | None, start: Ints, end: Ints) -> Pair | None
     top = np.maximum(rest.max(axis=1, initial=0.0), -rest.min(axis=1, initial=0.0))[:, None]
     if not (top < _HUGE).all():
         return None
-    room = int(np.frexp(float(rest.shape[1] + 2))[1])
+    room = int(np.frexp(float((end - start).max(initial=0) + 2))[1])
     total, error = np.zeros((rows, len(start))), np.zeros((rows, len(start)))
+    padded = np.zeros((len(rest), rest.shape[1] + 1))
+    cut = padded[:, :-1]
     for _ in range(_LEVELS):
         anchor = np.ldexp(1.0, np.frexp(top)[1] + room)
-        cut = (anchor + rest) - anchor
-        sums = reduce_runs(np.add, cut, start, end, 0.0)
+        np.add(rest, anchor, out=cut)
+        cut -= anchor
+        sums = reduce_padded(np.add, padded, start, end, 0.0)
         for part in (sums[at : at + rows] for at in range(0, len(sums), rows)):
             total, e = two_sum(total, part)
             error = error + e
@@ -184,9 +187,15 @@ def direct(hi: Floats, lo: Floats | None, start: Ints, end: Ints) -> Pair | None
 
 def reduce_runs(how: np.ufunc, values: npt.NDArray[Any], start: Ints, end: Ints, nothing: float) -> npt.NDArray[Any]:
     """``how`` over ``values[:, start:end]`` for each run; ``nothing`` for empty ones."""
-    places = np.stack([start, end], axis=1).reshape(-1)
     padded = np.empty((len(values), values.shape[1] + 1), values.dtype)
     padded[:, :-1], padded[:, -1] = values, nothing
+    return reduce_padded(how, padded, start, end, nothing)
+
+
+def reduce_padded(how: np.ufunc, padded: npt.NDArray[Any], start: Ints, end: Ints, nothing: float) -> npt.NDArray[Any]:
+    """`reduce_runs` over values that have ``nothing`` as one more at their end."""
+    places = np.empty(2 * len(start), np.int64)
+    places[::2], places[1::2] = start, end
     found: npt.NDArray[Any] = how.reduceat(padded, places, axis=1)[:, ::2]
     empty = start >= end
     if empty.any():

@@ -62,8 +62,10 @@ def last_values(values: Floats, same: Flags) -> tuple[Floats, Ints]:
         largest = np.fmax.reduceat(values, heads, axis=1)
         values = np.repeat(largest, sizes, axis=1)
         valid = ~np.isnan(values)
-    place = np.maximum.accumulate(np.where(valid, np.arange(values.shape[1]), -1), axis=1)
-    return values, place
+    places = np.arange(values.shape[1])
+    if valid.all():
+        return values, np.broadcast_to(places, values.shape)
+    return values, np.maximum.accumulate(np.where(valid, places, -1), axis=1)
 
 
 def latest_in_runs(values: Floats, place: Ints, starts: Ints) -> Floats:

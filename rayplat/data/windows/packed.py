@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,39 +157,45 @@ def _elements(clock: Clock, fetched: Fetched) -> Elements:
     if not ((codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (starts[1:] > starts[:-1]))).all():
         order = np.lexsort((starts, codes))
         fetched, codes, starts = _chosen(fetched, order.tolist()), codes[order], starts[order]
-    events, pending = fetched.events, fetched.pending
-    apart = np.array([e is not None for e in events], np.bool_)
-    if len(pending) > pending.count(None):
+    apart = np.array([e is not None for e in fetched.events], np.bool_)
+    pending = fetched.pending if fetched.pending.count(None) < len(fetched.pending) else None
+    if pending:
         apart |= np.array([p is not None for p in pending], np.bool_)
-    moments = [None if a else m for m, a in zip(fetched.moments, apart.tolist(), strict=True)]
-    blobs = [m for m in moments if m is not None]
+    whole = [m is not None for m in fetched.moments]
+    if apart.any():
+        whole = (np.array(whole, np.bool_) & ~apart).tolist()
+    blobs: list[Any] = list(compress(fetched.moments, whole))
     state = _States.read(clock, blobs)
-    held = _held(len(clock.columns), events, pending, state.texts)
+    held = _held(clock, fetched.events, pending, state.texts)
     counts = np.bincount(held.owner, minlength=len(codes))[apart]
     mask = held.mask | state.mask
     texts = tuple(held.texts if mask >> j & 1 else None for j in range(len(clock.columns)))
-    if len(blobs) + int(apart.sum()) < len(moments):
-        there = apart | np.array([m is not None for m in moments], np.bool_)
+    if len(blobs) + int(apart.sum()) < len(codes):
+        there = apart | np.array(whole, np.bool_)
         codes, starts, apart = codes[there], starts[there], apart[there]
     parts = state.part(held.texts) if blobs else None
     return assemble(clock, (codes, starts, apart), RawPart(counts, held.times, held.values), parts, texts)
 
 
 def _chosen(fetched: Fetched, at: Sequence[int]) -> Fetched:
-    return Fetched(*([values[i] for i in at] for values in _sequences(fetched)))
+    if len(at) < 2:
+        return Fetched(*([values[i] for i in at] for values in _sequences(fetched)))
+    pick = itemgetter(*at)
+    return Fetched(*(pick(values) for values in _sequences(fetched)))
 
 
 def _sequences(fetched: Fetched) -> tuple[Sequence[Any], ...]:
     return fetched.row, fetched.clock, fetched.start_us, fetched.moments, fetched.events, fetched.pending
 
 
-def _held(columns: int, events: Sequence[bytes | None], pending: Sequence[bytes | None], texts: Sequence[str]) -> Held:
+def _held(
+    clock: Clock, events: Sequence[bytes | None], pending: Sequence[bytes | None] | None, texts: Sequence[str]
+) -> Held:
     """The events of the tiles that are taken apart, pending ones included; the owner is the tile's number."""
     with_events = [i for i, blob in enumerate(events) if blob is not None]
-    with_pending = [i for i, blob in enumerate(pending) if blob is not None]
-    held = read_held(
-        [blob for blob in events if blob is not None], [blob for blob in pending if blob is not None], columns, texts
-    )
+    with_pending = [i for i, blob in enumerate(pending or ()) if blob is not None]
+    of_tiles, waiting = [b for b in events if b is not None], [b for b in pending or () if b is not None]
+    held = read_held(of_tiles, waiting, len(clock.columns), texts)
     held = replace(held, owner=np.array([*with_events, *with_pending], np.int64)[held.owner])
     return held.effective() if with_pending else held
 

@@ -178,16 +178,16 @@ class ClockValues:
         e = self._elements
         same = np.zeros(len(e.codes), np.bool_)
         same[1:] = (e.codes[1:] == e.codes[:-1]) & (e.times[1:] == e.times[:-1])
-        values, place = last_values(e.states["last"], same)
-        rows = len(values)
-        return np.hstack([np.full((rows, 1), np.nan), values]), np.hstack([np.full((rows, 1), -1), place]) + 1
+        return last_values(e.states["last"], same)
 
     def _latest(self, columns: Sequence[int], start: Ints, end: Ints) -> Floats:
         values, place = self._last
         having = self._clock.having("last")
         rows = np.array([having.index(j) for j in columns])[:, None]
-        at = place[rows, end]  # counted from 1: the last value among the elements before ``end``
-        return np.where(at > start, values[rows, at], np.nan)
+        if place.shape[1] == 0:
+            return np.full((len(columns), len(end)), np.nan)
+        at = place[rows, end - 1]
+        return np.where((at >= start) & (end > start), values[rows, at], np.nan)
 
     def _distinct(self, column: int, function: str) -> Occurrences:
         kind = "distinct" if function == "distinct_count" else "sketch"
