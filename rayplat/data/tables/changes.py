@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayplat.data.tables import log
+from rayplat.data.tables.entries import actions
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import File, Scan
 from rayplat.data.tables.schema import is_wider
@@ -146,7 +147,7 @@ def _by_commits(place: Place, after: int, upto: int, end: Scan) -> tuple[list[Fi
     went: dict[Logical, int] = {}
     versions = range(after + 1, upto + 1)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        commits = pool.map(lambda version: _moved(log.actions(place, version)), versions)
+        commits = pool.map(lambda version: _moved(actions(place, version)), versions)
         for version, (removed, added) in zip(versions, commits, strict=True):
             for one in removed - added:
                 if came.pop(one, None) is None:

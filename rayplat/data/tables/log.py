@@ -9,20 +9,18 @@ it was planned on: delta-rs alone would let a stale overwrite keep rows that wer
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 
+from rayplat.data.tables.entries import at_moment, entry, has_entry, listed
 from rayplat.data.tables.features import refuse_unreadable
 from rayplat.data.tables.place import Place
 from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
@@ -42,7 +40,6 @@ T = TypeVar("T")
 _REBASES = 100
 _PATIENCE_S = 120.0
 _LONGEST_PAUSE_S = 2.0
-_READERS = 16
 _COMMIT_ID = "commit_id"
 
 
@@ -72,15 +69,6 @@ class Change:
     once: Sequence[Transaction] = ()
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One commit as the log holds it. ``info`` is what its writer noted (may be empty: the format allows it)."""
-
-    version: int
-    at: datetime
-    info: Mapping[str, Any]
-
-
 def exists(place: Place) -> bool:
     """Whether there is a log."""
     from deltalake import DeltaTable
@@ -98,6 +86,10 @@ def load(place: Place, version: At = None) -> DeltaTable:
         version = at_moment(place, version)
     if version is not None and version < 0:
         raise NotFound("table version", f"{place.name}@{version}", "versions are numbered from 0")
+    if version is not None and not has_entry(place, version):  # delta-rs would try every version up to it
+        latest = _open(place, None).version()
+        if version > latest:
+            raise NotFound("table version", f"{place.name}@{version}", f"the latest is {latest}")
     table = _open(place, version)
     refuse_unreadable(place.name, table)
     return table
@@ -242,36 +234,6 @@ def committed(place: Place, table: DeltaTable, once: Sequence[Transaction]) -> b
     return bool(once) and len(done) == len(once)
 
 
-def entries(place: Place) -> list[Entry]:
-    """All commits whose log file is there, newest first."""
-    found = _listed(place)
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda pair: _entry(place, *pair), reversed(found)))
-
-
-def entry(place: Place, version: int) -> Entry:
-    """One commit. Raises `NotFound`."""
-    path = f"{place.root}/_delta_log/{version:020d}.json"
-    found = place.filesystem.get_file_info(path)
-    if found.type != pafs.FileType.File:
-        raise NotFound("table version", f"{place.name}@{version}")
-    return _entry(place, version, found)
-
-
-def at_moment(place: Place, moment: datetime) -> int:
-    """The last version committed at ``moment`` or before (a naive one is UTC): by the time in the commit itself, else
-    its writer's clock, else that of its file. Raises `NotFound` naming the first version's time."""
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    found = entries(place)
-    for one in found:
-        if one.at <= moment:
-            return one.version
-    if not found:
-        load(place)  # no table, or one whose log is a checkpoint only
-    first = f"the first version is of {found[-1].at.isoformat()}" if found else "no commit is kept"
-    raise NotFound("table version", f"{place.name}@{moment.isoformat()}", first)
-
-
 def is_full(error: BaseException) -> bool:
     """Whether it says that no space is left."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -330,41 +292,10 @@ def _is_conflict(error: Exception) -> bool:
     return exact or any(sign in text for sign in ("concurrent", "already exists", "changed since"))
 
 
-def _listed(place: Place) -> list[tuple[int, pafs.FileInfo]]:
-    """The commit files, oldest first."""
-    folder = pafs.FileSelector(f"{place.root}/_delta_log", allow_not_found=True)
-    found = [(f.base_name.partition(".")[0], f) for f in place.filesystem.get_file_info(folder)]
-    return sorted(
-        ((int(stem), f) for stem, f in found if stem.isdecimal() and f.base_name == f"{stem}.json"),
-        key=lambda pair: pair[0],
-    )
-
-
-def actions(place: Place, version: int) -> list[dict[str, Any]]:
-    """All actions of one commit, in their order. Raises `NotFound` where its log file is not there."""
-    path = f"{place.root}/_delta_log/{version:020d}.json"
-    try:
-        with place.filesystem.open_input_stream(path) as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError as e:
-        raise NotFound("table version", f"{place.name}@{version}", "its log was removed") from e
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _entry(place: Place, version: int, file: pafs.FileInfo) -> Entry:
-    info: dict[str, Any] = {}
-    for action in actions(place, version):
-        info = action.get("commitInfo") or info
-    stamp = info.get("inCommitTimestamp", info.get("timestamp"))
-    written = file.mtime if file.mtime is not None else datetime.fromtimestamp(0, UTC)
-    at = written.astimezone(UTC) if stamp is None else datetime.fromtimestamp(int(stamp) / 1000, UTC)
-    return Entry(version, at, info)
-
-
 def _landed(place: Place, base: int, mark: str) -> int | None:
     """The version that carries ``mark``, if one after ``base`` does."""
-    for version, file in _listed(place):
-        if version > base and _entry(place, version, file).info.get(_COMMIT_ID) == mark:
+    for version, _ in listed(place):
+        if version > base and entry(place, version).info.get(_COMMIT_ID) == mark:
             return version
     return None
 

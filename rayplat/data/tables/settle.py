@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from rayplat.data.tables import log
+from rayplat.data.tables.entries import actions
 from rayplat.data.tables.files import NewFile, remove_files
 from rayplat.data.tables.log import Change, Transaction
 from rayplat.data.tables.place import Place
@@ -57,7 +58,7 @@ def discard(place: Place, files: Sequence[NewFile], base: int | None) -> None:
     named: set[str] = set()
     try:
         for version in range(base + 1, int(log.load(place).version()) + 1) if base is not None else ():
-            named |= {unquote(action["add"]["path"]) for action in log.actions(place, version) if "add" in action}
+            named |= {unquote(action["add"]["path"]) for action in actions(place, version) if "add" in action}
     except (RayplatError, OSError):
         logger.exception("files of a failed write may be left", extra={"table": place.name})
         return

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from rayplat.data.tables import batch, log, writes
+from rayplat.data.tables.entries import entries, entry
 from rayplat.data.tables.log import At, Transaction
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import Scan
@@ -71,10 +72,10 @@ class Tables:
         """All commits, newest first."""
         self._load(name)
         found = []
-        for entry in log.entries(self.place(name)):
-            rows, operation = entry.info.get("rows"), entry.info.get("action", entry.info.get("operation", "unknown"))
+        for made in entries(self.place(name)):
+            rows, operation = made.info.get("rows"), made.info.get("action", made.info.get("operation", "unknown"))
             count = int(rows) if isinstance(rows, str) and rows.isdecimal() else None
-            found.append(Commit(entry.version, entry.at, str(operation).upper(), entry.info.get("run_id"), count))
+            found.append(Commit(made.version, made.at, str(operation).upper(), made.info.get("run_id"), count))
         return found
 
     def checks(self, name: str) -> Checks | None:
@@ -83,8 +84,8 @@ class Tables:
 
     def metadata(self, name: str, version: int) -> dict[str, str]:
         """What the writer noted with a commit (``metadata`` of `overwrite`, ``run_id``, ``rows``)."""
-        entry = log.entry(self.place(name), version)
-        return {k: v for k, v in entry.info.items() if isinstance(v, str)}
+        info = entry(self.place(name), version).info
+        return {k: v for k, v in info.items() if isinstance(v, str)}
 
     def transaction_version(self, name: str, app_id: str) -> int | None:
         """The highest sequence number committed under ``app_id``; None: none."""

@@ -17,13 +17,14 @@ import pyarrow.fs as pafs
 
 from rayplat.data.tables import log
 from rayplat.data.tables import pins as _pins
+from rayplat.data.tables.entries import actions, entries
 from rayplat.data.tables.features import refuse_unwritable
 from rayplat.data.tables.files import NewFile, new_stem, remove_files, write_files
 from rayplat.data.tables.log import Change
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import File, Scan
-from rayplat.data.tables.snapshot import partition_columns, scan_of
 from rayplat.data.tables.settle import discard
+from rayplat.data.tables.snapshot import partition_columns, scan_of
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.types import Pin, TableVersion, VacuumReport
 
@@ -250,7 +251,7 @@ def vacuum(
 
 def _kept_from(place: Place, moment: datetime) -> int:
     """The version that was the latest at ``moment``, or the oldest that the log holds."""
-    found = log.entries(place)
+    found = entries(place)
     return next((one.version for one in found if one.at <= moment), found[-1].version)
 
 
@@ -286,7 +287,7 @@ def _needed(place: Place, first: int, last: int) -> set[str]:
     """Paths of the files of all versions from ``first`` to ``last``, with those of their change feed."""
     found = {place.resolve(file.key) for file in scan_of(place, log.load(place, first)).files}
     for version in range(first + 1, last + 1):
-        for action in log.actions(place, version):
+        for action in actions(place, version):
             for kind in ("add", "cdc"):
                 if kind in action:
                     found.add(place.resolve(unquote(action[kind]["path"])))

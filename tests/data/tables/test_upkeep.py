@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 
-from rayplat.data.tables import Tables, log, pins, upkeep
+from rayplat.data.tables import Tables, entries, log, pins, upkeep
 from rayplat.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tests.data.tables.strangers import Stranger
 from tests.servers import S3
@@ -51,7 +51,7 @@ def test_small_files_become_one_and_nobody_sees_a_change(tables: Tables) -> None
     assert (after.version, after.row_count) == (before.version + 1, 6)
     assert len(tables.scan("t").files) == 1
     assert numbers(tables) == numbers(tables, before.version) == [0, 1, 2, 3, 4, 5]
-    changed = [next(iter(a.values())).get("dataChange") for a in log.actions(tables.place("t"), after.version)[1:]]
+    changed = [next(iter(a.values())).get("dataChange") for a in entries.actions(tables.place("t"), after.version)[1:]]
     assert set(changed) == {False}
     assert tables.history("t")[0].operation == "COMPACT"
     assert tables.history("t")[0].run_id == "r"
