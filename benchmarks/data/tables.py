@@ -23,7 +23,7 @@ COMMAND = "python -m benchmarks.data tables"
 
 
 def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
-    """Ten million rows of six columns in 100 files (quick: 10,000 in 10). Starts Ray for the Dataset where none runs."""
+    """Ten million rows of six columns in 100 files (quick: 10,000 in 10). Starts Ray for the Dataset if none runs."""
     rows, files, repeats = (10_000, 10, 2) if quick else (10_000_000, 100, 7)
     tables = Tables(str(work / "tables"))
     made = _table(tables, rows, files)

@@ -71,6 +71,8 @@ def all_keys(
     for name in keys:
         if found[name].null_count:
             raise InvalidInput("data", f"{found[name].null_count} rows have no {name!r}, which is a key")
+        if pa.types.is_floating(found[name].type) and pc.any(pc.is_nan(found[name])).as_py():
+            raise InvalidInput("data", f"some rows have NaN for {name!r}, which is a key")
     counted = found.group_by(list(keys)).aggregate([([], "count_all")])
     if counted.num_rows < found.num_rows:
         twice = counted.filter(pc.field("count_all") > 1).select(list(keys)).slice(0, 3).to_pylist()

@@ -140,6 +140,7 @@ def test_upsert_by_several_keys_over_partitions(tables: Tables) -> None:
     [
         (lambda t: t.upsert("t", pa.table({"k": ["a", "a"], "v": [1, 2]}), ["k"]), InvalidInput, "repeat.*'a'"),
         (lambda t: t.upsert("t", pa.table({"k": [None], "v": [1]}), ["k"]), InvalidInput, "no 'k'"),
+        (lambda t: t.upsert("f", pa.table({"f": [float("nan")]}), ["f"]), InvalidInput, "NaN for 'f'"),
         (lambda t: t.upsert("t", pairs(a=1), ["nope"]), SchemaMismatch, "nope"),
         (lambda t: t.upsert("t", pairs(a=1), []), InvalidInput, "keys"),
         (lambda t: t.upsert("t", pairs(a=1), "k"), InvalidInput, "list"),
@@ -162,6 +163,7 @@ def test_upsert_by_several_keys_over_partitions(tables: Tables) -> None:
 def test_refused_writes_change_nothing(tables: Tables, use: Any, error: type[Exception], text: str) -> None:
     tables.create("t", pairs(a=0, b=0))
     tables.create("p", pairs(a=0, b=0), partition_by=["k"])
+    tables.create("f", pa.table({"f": [1.0]}))
     with pytest.raises(error, match=text):
         use(tables)
     assert content(tables) == content(tables, "p") == {"a": 0, "b": 0}
