@@ -7,7 +7,7 @@ versions that it reads when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -150,14 +150,23 @@ class DeltaRayOfflineStore(OfflineStore):
         table that it is built from. Raises `WrongColumns`."""
         if feature_view.batch_source is None:
             raise InvalidInput(f"feature view {feature_view.name}", "has no batch source to write to")
-        given, own = table.replace_schema_metadata(None), declared(feature_view)
-        at = rows.locate(config, feature_view.batch_source)
+        source, own = feature_view.batch_source, declared(feature_view)
+        before = {new: old for old, new in source.field_mapping.items()}  # Feast has renamed the columns already
+        given = table.replace_schema_metadata(None)
+        given = given.rename_columns([before.get(name, name) for name in given.column_names])
+        at = rows.locate(config, source)
         if own is not None:
             at = rows.locate(config, DeltaSource(table=own.source))
             given = declare.source_rows(own, given, rows.scan(at).schema)
         rows.append(at, given)
         if progress:
             progress(table.num_rows)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """Also of Feast's file sources: relative to the repository, with the options of this store."""
+        return rows.column_types(config, data_source)
 
 
 def _pull(
