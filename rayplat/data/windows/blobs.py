@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rayplat.data.windows.columns import Floats, Ints, Texts
 from rayplat.data.windows.elements import spans
-from rayplat.errors import Corrupt
+from rayplat.errors import Corrupt, InvalidInput
 
 HEAD = 5
 MOMENTS, EVENTS, PENDING = 1.0, 2.0, 3.0
@@ -86,7 +86,9 @@ class Writer:
 
     def __init__(self, kind: float, columns: int, count: int, mask: int, texts: Texts | None) -> None:
         if columns > _MOST_COLUMNS:
-            raise Corrupt("tile bytes", f"at most {_MOST_COLUMNS} value columns a clock", str(columns))
+            raise InvalidInput(
+                "windows", f"over {_MOST_COLUMNS} value columns of one clock cannot be packed: {columns}"
+            )
         self._head = np.zeros((count, HEAD))
         self._head[:, 0], self._head[:, 1], self._head[:, 3] = kind, columns, mask
         self._texts = texts

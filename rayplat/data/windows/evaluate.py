@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros
 from rayplat.data.windows.elements import Elements, Line, RawPart, StatePart, assemble
 from rayplat.data.windows.exact import as_ieee
-from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, part, raw
+from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, part, plain, raw
 from rayplat.data.windows.tiles import by_key_and_time
 from rayplat.data.windows.values import ClockValues
 from rayplat.data.windows.window import MICROSECOND, MOMENT, VALUE_DTYPES
@@ -62,7 +62,7 @@ class PreparedTiles:
         lacking = [name for name in TileKernel(plan).columns if name not in tiles.column_names]
         if lacking:
             raise SchemaMismatch(lacking[0], "the tile table has no such column: it was made for other windows")
-        self._plan = plan
+        self._plan, tiles = plan, plain(tiles)
         self._clocks = [_ClockTiles(plan, clock, tiles) for clock in plan.clocks]
 
     def features(self, keys: pa.Table, moments: pa.ChunkedArray | pa.Array) -> pa.Table:

@@ -24,7 +24,7 @@ from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
 from rayplat.data.windows.evaluate import state_part
 from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.pending import Held, read_held
-from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, raw
+from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, plain, raw
 from rayplat.data.windows.values import ClockValues
 from rayplat.data.windows.window import MICROSECOND, MOMENT
 
@@ -77,6 +77,7 @@ def needed(plan: TilePlan, moment_us: int) -> Needed:
 def pack(plan: TilePlan, tiles: pa.Table) -> list[PackedTile]:
     """Every row of a tile table as bytes."""
     packed: list[PackedTile] = []
+    tiles = plain(tiles)
     for clock in plan.clocks:
         rows = tiles.filter(pc.equal(tiles[CLOCK], clock.name))
         keys = zip(*(rows[key].to_pylist() for key in plan.keys), strict=True)

@@ -262,11 +262,30 @@ def part(column: str, name: str) -> str:
     return f"{column}__{name}"
 
 
+def is_text(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
+
+
+def plain(tiles: pa.Table) -> pa.Table:
+    """``tiles`` with the types that `TilePlan.schema` gives, where a reader has made them large or views."""
+    fields = [field.with_type(_plain(field.type)) for field in tiles.schema]
+    schema = pa.schema(fields)
+    return tiles if schema.equals(tiles.schema) else tiles.cast(schema)
+
+
+def _plain(dtype: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        return pa.list_(_plain(dtype.value_type))
+    if is_text(dtype):
+        return pa.string()
+    return MOMENT if pa.types.is_timestamp(dtype) else dtype
+
+
 def stored_type(column: str, dtype: pa.DataType) -> pa.DataType:
     """How values are kept: numbers and truth values as doubles, times in microseconds, text as strings."""
     if pa.types.is_dictionary(dtype):
         dtype = dtype.value_type
-    if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+    if is_text(dtype):
         return pa.string()
     if pa.types.is_timestamp(dtype):
         return MOMENT
@@ -280,7 +299,7 @@ def _key_type(source: pa.Schema, key: str) -> pa.DataType:
     dtype = _type(source, key)
     if pa.types.is_dictionary(dtype):
         dtype = dtype.value_type
-    if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+    if is_text(dtype) or pa.types.is_null(dtype):
         return pa.string()
     if pa.types.is_integer(dtype) and not pa.types.is_uint64(dtype):
         return pa.int64()

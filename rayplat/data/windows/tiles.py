@@ -20,7 +20,7 @@ from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, d
 from rayplat.data.windows.distinct import sketches, unique_in_runs, value_hashes
 from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.moments import extremes, last_values, latest_in_runs, sums
-from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, part, raw
+from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, part, plain, raw
 from rayplat.data.windows.window import MOMENT
 from rayplat.errors import Conflict, SchemaMismatch
 
@@ -59,7 +59,7 @@ def patch(plan: TilePlan, tiles: pa.Table, inserted: pa.Table | None, deleted: p
     ``tiles`` must hold every existing tile that they touch (see `touched`); others in it are left alone. Raises
     `Conflict` where a deleted event is not there: the tiles are of another table, or have it taken out already.
     """
-    names = list(plan.identity)
+    names, tiles = list(plan.identity), plain(tiles)
     changed, emptied = [tiles.schema.empty_table()], [tiles.schema.empty_table().select(names)]
     for clock in plan.clocks:
         news = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayplat.data.windows import TileKernel, TilePlan, Window, evaluate, fold
+from rayplat.data.windows import TileKernel, TilePlan, Window, evaluate, fold, pack, patch
 from rayplat.errors import InvalidInput, SchemaMismatch
 from tests.data.windows import oracle
 from tests.data.windows.oracle import START, TIME, Definition, events, same, us
@@ -220,3 +220,28 @@ def test_tiles_of_other_windows_are_refused() -> None:
         evaluate(plan, tiles, pa.table({"k": ["a"]}), pa.array([1.0]))
     with pytest.raises(InvalidInput, match="1 moments for 2 keys"):
         evaluate(plan, tiles, pa.table({"k": ["a", "b"]}), pa.array([START], TIME))
+
+
+def test_many_keys_over_thousands_of_years() -> None:
+    """Key and time together take more than 64 bits."""
+    plan = TilePlan(
+        ("k",), "t", (Window("s", "x", "sum", timedelta(days=2)), Window("d", "x", "distinct_count", MINUTE))
+    )
+    years = pa.array([-8_000_000_000_000_000, 0, 250_000_000_000_000_000] * 60, TIME)
+    table = pa.table({"k": np.repeat(np.arange(60), 3), "t": years, "x": np.arange(180.0)})
+    found = evaluate(plan, fold(plan, table), table, table["t"])
+    assert found["s"].to_pylist() == table["x"].to_pylist()
+    assert found["d"].to_pylist() == [1] * 180
+    before = pa.array(years.cast(pa.int64()).to_numpy() - 1, TIME)
+    assert evaluate(plan, fold(plan, table), table, before)["s"].to_pylist() == [0.0] * 180
+
+
+def test_tiles_may_come_back_in_larger_types() -> None:
+    plan = TilePlan(("k",), "t", (Window("w", "w", "last", MINUTE, dtype="string"),))
+    table = pa.table({"k": ["a"], "t": pa.array([START], TIME), "w": ["x"]})
+    tiles = fold(plan, table)
+    larger = {"k": pa.large_string(), "clock": pa.string_view(), "w__raw": pa.large_list(pa.large_string())}
+    wide = tiles.cast(pa.schema([f.with_type(larger.get(f.name, f.type)) for f in tiles.schema]))
+    assert evaluate(plan, wide, table, table["t"])["w"].to_pylist() == ["x"]
+    assert pack(plan, wide) == pack(plan, tiles)
+    assert patch(plan, wide, table, None).changed["w__n"].to_pylist() == [2]
