@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def columns_of(data: pa.Table | Dataset) -> pa.Schema:
+    """The columns of ``data``. Raises `InvalidInput` where a Dataset does not tell them."""
     if isinstance(data, pa.Table):
         return data.schema
     from rayplat.data.tables import ray_io

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def partition_values(
     place: Place, schema: pa.Schema, by: Sequence[str], partition: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """``partition`` in the types of the table. Raises `InvalidInput` for anything but values of partition columns."""
     if not partition:
         raise InvalidInput("partition", f"names no column; table {place.name!r} is partitioned by {', '.join(by)}")
     found = {}

@@ -22,7 +22,7 @@ from rayplat.data.tables import layout as layouts
 from rayplat.data.tables import statistics
 from rayplat.data.tables.layout import Layout, where_columns
 from rayplat.data.tables.place import Place
-from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch
+from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch, Unavailable
 
 _BATCH_BYTES = 256 << 20  # larger files are read in pieces
 _BATCH_ROWS = 1 << 20
@@ -215,5 +215,16 @@ class _named_errors:  # noqa: N801 - reads as a context
                 hint = f"the version of {self._scan.uri} that it belongs to was vacuumed or the table was replaced"
                 raise NotFound("data file", file.path, hint) from e
             except (pa.ArrowException, OSError) as e:
+                if _is_network(e):
+                    raise Unavailable(f"data file {file.path}", str(e)) from e
                 raise Corrupt(f"data file {file.path}", "a readable Parquet file", str(e)) from e
-        raise InvalidInput(f"table {self._scan.place.name}", f"its files do not fit its columns: {error}") from error
+        if _is_network(error):
+            raise Unavailable(f"table {self._scan.place.name}", str(error)) from error
+        if not isinstance(error, OSError):
+            what = f"its files do not fit its columns or the expression: {error}"
+            raise InvalidInput(f"table {self._scan.place.name}", what) from error
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether an object store could not be asked (it says no more than this text)."""
+    return isinstance(error, OSError) and ("AWS Error" in str(error) or "curlCode" in str(error))

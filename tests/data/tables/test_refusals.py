@@ -116,6 +116,26 @@ def test_a_file_that_went_is_named(tables: Tables) -> None:
             use()
 
 
+def test_a_store_that_does_not_answer_is_not_a_damaged_file(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables.create("t", noise(10))
+    scan = tables.scan("t")
+    store = Opened()
+    object.__setattr__(scan, "place", Counted(scan.place.uri, (), store))
+
+    def silent(path: str) -> Any:
+        raise OSError(f"When reading information for key '{path}': AWS Error NETWORK_CONNECTION, curlCode: 28")
+
+    monkeypatch.setattr(store, "open_input_file", silent)
+    with pytest.raises(Unavailable, match="NETWORK_CONNECTION"):
+        scan.table()
+
+
+def test_an_expression_that_fails_on_a_value_is_the_callers(tables: Tables) -> None:
+    tables.create("t", noise(10))
+    with pytest.raises(InvalidInput, match="expression"):
+        tables.read("t", where=pc.field("a").cast(pa.int8()) == 1)
+
+
 def test_a_table_made_anew_is_not_the_pinned_one(tables: Tables) -> None:
     pinned = tables.create("t", noise(10))
     shutil.rmtree(pinned.uri)
