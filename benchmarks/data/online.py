@@ -64,7 +64,7 @@ class Size:
 
 def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """Rows and raw figures (all times in milliseconds)."""
-    size = Size(300, 40, 300, 40, 10) if quick else Size()
+    size = Size(100, 40, 100, 20, 5) if quick else Size()
     raw: dict[str, Any] = {"entities": size.entities, "features": FEATURES, "events_per_entity": size.events}
     tables = Tables(str(work / "tables"))
     tables.create(FIELDS.table, rows_of(FIELDS, stats(size.entities)))

@@ -8,9 +8,10 @@ tiles that hold them: counted once, whichever comes first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -65,6 +66,32 @@ def push(
             store.write(view.id, Batch(encoded(view, newest(view, prepared))))
     log.debug("pushed", extra={"source": name, "rows": events.num_rows, "to": to})
     return Push({view.id: prepared.num_rows for view, prepared in made}, version)
+
+
+def from_columns(events: Mapping[str, Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Events as JSON carries them, by column, with the types of the table's ``schema``; times as ISO 8601 text, UTC
+    where they name no zone. Raises `InvalidInput` naming the column."""
+    sizes = {name: len(values) for name, values in events.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise InvalidInput("events", f"give columns of one length and at least one row, got {sizes}")
+    made = {}
+    for name, values in events.items():
+        if name not in schema.names:
+            raise InvalidInput(f"events.{name}", f"there is no such column; there are {', '.join(schema.names)}")
+        kind = schema.field(name).type
+        try:
+            plain = [_moment(value) for value in values] if pa.types.is_timestamp(kind) else values
+            made[name] = pa.array(plain, kind)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as e:
+            raise InvalidInput(f"events.{name}", f"no {kind}: {e}") from e
+    return pa.table(made)
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _add(store: OnlineStore, view: FeatureView, events: pa.Table) -> None:

@@ -19,7 +19,7 @@ from rayplat.data.features import Entity, FeatureView, Window
 from rayplat.data.features.build import rows_of
 from rayplat.data.online import OnlineFeatures, OnlineStore
 from rayplat.data.online.materialize import advance
-from rayplat.data.online.push import push
+from rayplat.data.online.push import from_columns, push
 from rayplat.data.tables import Tables
 from rayplat.data.windows import FUNCTIONS, evaluate, fold
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch, Unavailable
@@ -298,3 +298,35 @@ def test_rebuilt_tables_keep_what_was_pushed(
     build(other, TRIPS, trips(200, seed=4))
     advance(store, other, TRIPS, at(60))
     check(pa.concat_tables([trips(200, seed=4), fresh]), 10, 48)
+
+
+def test_events_as_json_carries_them(store: OnlineStore, tables: Tables, check: Check) -> None:
+    schema = tables.scan("trips").schema
+    rows = trips(3, seed=9)
+    columns = {
+        name: [v.isoformat() if isinstance(v, datetime) else v for v in rows[name].to_pylist()]
+        for name in rows.column_names
+    }
+    assert from_columns(columns, schema) == rows
+    naive = from_columns({"left": ["2013-11-01T00:00:00"]}, schema)
+    assert naive["left"].to_pylist() == [START]
+    for wrong, message in (
+        ({"nope": [1]}, "nope"),
+        ({"fare": ["x"]}, "fare"),
+        ({"left": ["soon"]}, "left"),
+        ({"fare": [1.0], "toll": [1, 2]}, "one length"),
+        ({"fare": []}, "at least one row"),
+        ({}, "at least one row"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            from_columns(wrong, schema)
+
+
+def test_no_value_uses_an_event_after_its_moment(store: OnlineStore, tables: Tables, online: OnlineFeatures) -> None:
+    advance(store, tables, TRIPS, at(20))
+    keys, moments = asked(5, 19.9, 20)
+    before = online.read(keys, moments)
+    push(store, None, "trips", trips(100, seed=9, first=20.000001, last=40))
+    advance(store, tables, TRIPS, at(60))
+    after = online.read(keys, moments)
+    assert after.values == before.values
