@@ -1,0 +1,61 @@
+"""The verbs on features over real tables and a real online store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayplat.data.feature_store import FeatureStore
+from rayplat.errors import InvalidInput, NotFound
+from rayplat.services.features import Features
+from rayplat.services.verbs import Context
+from rayplat.settings import Settings
+from rayplat.types import Principal, Role
+from tests.data.declared import DELAYS, START, flights
+from tests.data.online.world import apply_all
+
+EVENT: dict[str, tuple[Any, ...]] = {
+    "flight": ("f99",),
+    "origin": ("JFK",),
+    "departed": ("2013-11-01T01:05:00+00:00",),
+    "announced": ("2013-11-01T00:00:00",),
+    "distance": (5,),
+    "delay": (40,),
+    "late": (True,),
+    "asked": (None,),
+}
+
+
+@pytest.fixture
+def features(settings: Settings) -> Features:
+    tables = apply_all(settings)
+    tables.create("flights", flights())
+    store, nobody = FeatureStore(settings), Principal("ann", Role.DEVELOPER)
+    return Features(Context(settings, None, tables, None, store, "", nobody))  # type: ignore[arg-type]
+
+
+def test_materialize_push_and_read(features: Features) -> None:
+    moment = START.replace(hour=1)
+    assert features.materialize(("schedule", "weather"), moment) == {"schedule": 10, "weather": 2}
+    assert features.materialize((), moment)["delays"] > 0
+    with pytest.raises(NotFound, match="nope"):
+        features.materialize(("nope",), moment)
+    later = moment.replace(minute=12)
+    assert features.read("all", ("f4", "nobody"), later)[0]["features"]["departures_1h"] == 1
+    done = features.push("flights", EVENT, "both")
+    assert done["version"] == 1
+    assert done["rows"][DELAYS.id] == 1
+    found, missing = features.read("all", ("f4", "nobody"), later)
+    assert (found["features"]["departures_1h"], found["features"]["delay_1h"]) == (2, 30.0)
+    assert (missing["found"], missing["features"]["distance"]) == (False, None)
+    assert features.read("all", ("f99",), later)[0]["features"]["distance"] == 5.0
+
+
+def test_what_does_not_fit_is_named(features: Features) -> None:
+    with pytest.raises(InvalidInput, match=r"events\.nope"):
+        features.push("flights", {"nope": (1,)})
+    with pytest.raises(NotFound, match="no_such"):
+        features.push("no_such", EVENT)
+    with pytest.raises(InvalidInput, match="0 keys"):
+        features.read("all", ())
