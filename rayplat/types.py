@@ -149,6 +149,25 @@ class ChangeCount:
 
 
 @dataclass(frozen=True)
+class SourceSpec:
+    """A source of rows in plain values. ``kind`` is ``parquet``, ``csv``, ``json`` (``uri`` is a file, a folder or a
+    pattern) or ``sql`` (``uri`` is a SQLAlchemy URL; ``table`` or ``query``, ``watermark``, ``key``). ``columns`` gives
+    Arrow types by name, such as ``int64``, ``string``, ``timestamp[us, tz=UTC]``, ``decimal128(10, 2)``."""
+
+    name: str
+    kind: str
+    uri: str = field(repr=False)
+    columns: dict[str, str] | None = None
+    table: str | None = None
+    query: str | None = None
+    watermark: str = ""
+    key: tuple[str, ...] = ()
+    delimiter: str = ","
+    nulls: tuple[str, ...] = ("",)
+    storage_options: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
 class Ingested:
     """What one ingestion did: ``rows`` were added (0: nothing was new), ``watermark`` is up to where ``source`` has
     been read."""

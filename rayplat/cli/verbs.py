@@ -109,6 +109,8 @@ def _cli_type(annotation: Any) -> Any:
         return _cli_type(next(a for a in typing.get_args(annotation) if a is not type(None)))
     if origin in (tuple, list):
         return list
+    if origin is dict:
+        return dict
     if annotation in _SIMPLE:
         return annotation
     if inspect.isclass(annotation) and hasattr(annotation, "__dataclass_fields__"):

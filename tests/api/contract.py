@@ -4,12 +4,14 @@ a registered model with two versions or more whose ``champion`` is set. Results 
 
 from __future__ import annotations
 
+import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayplat.errors import InvalidInput, InvalidName, NotFound
-from rayplat.types import AliasHead, ModelVersion, PromotionState, Role
+from rayplat.errors import BadRows, InvalidInput, InvalidName, NotFound
+from rayplat.types import AliasHead, ChangeCount, Ingested, ModelVersion, PromotionState, Role, SourceSpec
 
 
 class ClientContract:
@@ -59,6 +61,35 @@ class ClientContract:
         assert isinstance(platform.tables.list(), tuple)
         with pytest.raises(InvalidInput, match="limit"):
             platform.tables.head("any", limit=0)
+
+    def test_a_table_is_filled_pinned_and_kept_fit(self, platform: Any, tmp_path: Path) -> None:
+        name = f"contract-{secrets.token_hex(4)}"
+        (tmp_path / "a.csv").write_text("id,at\n1,2024-05-01T10:00:00Z\n2,2024-05-02T10:00:00Z\n")
+        source = SourceSpec("orders", "csv", str(tmp_path), {"id": "int64", "at": "timestamp"})
+        rules = {"unique": [["id"]]}
+        first = platform.tables.ingest(name, source, checks=rules)
+        assert isinstance(first, Ingested)
+        assert (first.rows, first.table.table) == (2, name)
+        assert platform.tables.ingest(name, source).rows == 0
+        (tmp_path / "b.csv").write_text("id,at\n2,2024-05-03T10:00:00Z\n")
+        with pytest.raises(BadRows, match="1 of 1 rows break 'unique' of id, such as id=2") as caught:
+            platform.tables.ingest(name, source)
+        assert caught.value.violations[0]["samples"] == [{"id": 2}]
+        (tmp_path / "b.csv").write_text("id,at\n3,2024-05-03T10:00:00Z\n")
+        assert platform.tables.ingest(name, source).rows == 1
+        assert platform.tables.checks(name)["unique"] == [["id"]]
+        assert platform.tables.changes(name, 0) == ChangeCount(name, 0, 2, 3, 0)
+        pin = platform.tables.pin(name, 1, reason="trained on")
+        assert platform.tables.pins(name) == (pin,)
+        compacted = platform.tables.compact(name)
+        assert (compacted.version, compacted.row_count) == (3, 3)
+        report = platform.tables.vacuum(name, keep_days=0)
+        assert (report.dry_run, report.pinned, report.kept_from) == (True, (1,), 3)
+        assert platform.tables.unpin(name, 1) is None
+        with pytest.raises(NotFound, match="pin"):
+            platform.tables.unpin(name, 1)
+        with pytest.raises(InvalidInput, match="kind"):
+            platform.tables.ingest(name, SourceSpec("orders", "xml", "x"))
 
     def test_runs(self, platform: Any) -> None:
         runs = platform.runs.list(limit=1)

@@ -1,5 +1,6 @@
 """Where the rows of tables come from: files, SQL databases, warehouses, Kafka; each incremental by a watermark."""
 
+from rayplat.data.sources.declared import declared
 from rayplat.data.sources.files import FileSource
 from rayplat.data.sources.kafka import KafkaSource
 from rayplat.data.sources.source import Source, ingest, watermark
@@ -13,6 +14,7 @@ __all__ = [
     "SnowflakeSource",
     "Source",
     "SqlSource",
+    "declared",
     "ingest",
     "watermark",
 ]

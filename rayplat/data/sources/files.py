@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 Format = Literal["parquet", "csv", "json"]
+FORMATS: tuple[Format, ...] = ("parquet", "csv", "json")
 _SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet", ".parq"),
     "csv": (".csv", ".csv.gz"),

@@ -33,7 +33,7 @@ Bound = int | float | str | date | datetime | Decimal
 @dataclass(frozen=True)
 class Range:
     """``low <= column <= high``; a missing bound is no bound. Nulls are left to ``not_null``; NaN is in no range.
-    A moment without a zone is UTC."""
+    A moment without a zone is UTC; moments and dates may be given as text (ISO 8601)."""
 
     column: str
     low: Bound | None = None
@@ -131,7 +131,7 @@ class Checks:
                 tuple((key,) if isinstance(key, str) else tuple(key) for key in tree.get("unique") or ()),
                 Fresh(fresh["column"], timedelta(seconds=fresh["within_s"])) if fresh else None,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
             raise InvalidInput("checks", f"not understood: {type(e).__name__} {e}") from e
 
 
@@ -288,6 +288,8 @@ def _bound(bound: Bound | None, field: pa.Field) -> pa.Scalar | None:
         if pa.types.is_timestamp(dtype):
             moment = _moment(bound)
             return pa.scalar(moment if dtype.tz else moment and moment.replace(tzinfo=None), dtype)
+        if pa.types.is_date(dtype) and isinstance(bound, str):
+            bound = date.fromisoformat(bound)
         number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)
         if number and isinstance(bound, int | float | Decimal) and not isinstance(bound, bool):
             return pa.scalar(bound)
@@ -305,6 +307,8 @@ def _moment(value: Any) -> datetime | None:
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, str):
+        return _moment(datetime.fromisoformat(value))
     raise TypeError(f"{value!r} is no moment")
 
 

@@ -150,4 +150,7 @@ def test_decimals_dates_and_strings_have_ranges() -> None:
     checks = Checks(ranges=(Range("m", high=2), Range("d", low=date(2024, 1, 2)), Range("s", "a", "c")))
     found: Findings = inspect(rows, checks)
     assert [v["count"] for v in found.violations()] == [1, 1, 1]
+    texts = Checks(ranges=(Range("d", low="2024-01-02"), Range("at", high="2023-01-01T00:00:00Z")))
+    moments = rows.append_column("at", pa.array([NOW, None]))
+    assert [v["count"] for v in inspect(moments, texts).violations()] == [1, 1]
     assert pc.sum(pa.array([b.count for b in found.broken])).as_py() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -312,9 +313,14 @@ def test_versions_younger_than_keep_stay(tables: Tables) -> None:
     for n in range(4):
         tables.overwrite("t", rows(n))
     assert vacuum(tables, timedelta(days=1)).files == 0
-    age = datetime.now(UTC) - tables.history("t")[1].at  # of version 2: at that moment version 2 was the latest
-    assert vacuum(tables, age, dry_run=True).kept_from <= 2
+    for version, days in ((0, 4), (1, 3), (2, 2)):
+        commit = Path(tables.place("t").uri, "_delta_log", f"{version:020d}.json")
+        then = int((datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000)
+        commit.write_text(re.sub(r'"timestamp":\d+', f'"timestamp":{then}', commit.read_text()))
+    done = vacuum(tables, timedelta(days=1))
+    assert (done.kept_from, done.files) == (2, 2)  # a day ago version 2 was the latest
     assert numbers(tables, 2) == [2]
+    assert numbers(tables, 3) == [3]
 
 
 def test_files_of_writers_in_flight_are_safe(tables: Tables) -> None:
