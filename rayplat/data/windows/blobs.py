@@ -36,7 +36,7 @@ class Blobs:
     def read(blobs: Sequence[bytes], kind: float, columns: int) -> Blobs:
         """Raises `Corrupt` for bytes that are not of this ``kind`` with that many value columns."""
         sizes = np.fromiter(map(len, blobs), np.int64, len(blobs))
-        if len(blobs) and ((sizes & 7).any() or int(sizes.min()) < 8 * HEAD):
+        if int(np.bitwise_or.reduce(sizes)) & 7 or (len(blobs) and int(sizes.min()) < 8 * HEAD):
             raise Corrupt("tile bytes", "words of 8 bytes", f"a blob of {int(sizes[np.argmax(sizes & 7)])} bytes")
         words = np.frombuffer(b"".join(blobs), "<f8")
         starts = (np.cumsum(sizes) - sizes) >> 3
@@ -67,6 +67,11 @@ class Blobs:
     def run(self, at: Ints, counts: Ints) -> Floats:
         """For each blob the ``counts`` words from its word ``at`` on, one after the other."""
         return self.words[spans(self.starts + at, counts)]
+
+    def matrix(self, rows: int) -> Floats:
+        """The first ``rows`` lists of each blob, which are as long as it has events: ``(rows, all events)``."""
+        first = spans(self.starts + HEAD, self.counts)
+        return self.words[first + np.repeat(self.counts, self.counts) * np.arange(rows)[:, None]]
 
     def texts(self, at: Ints) -> tuple[list[str], Ints]:
         """The texts of all blobs, whose lengths begin at their words ``at``; and how many come before each blob's."""

@@ -18,10 +18,13 @@ Flags = npt.NDArray[np.bool_]
 def of_events(clock: Clock, values: Floats, valid: Flags) -> dict[str, Floats]:
     """The state of each single event; what is missing adds nothing. ``last`` is left to `last_values`."""
     found: dict[str, Floats] = {}
+    complete = bool(valid.all())
     for name, nothing in (("sum", 0.0), ("squares", 0.0), ("min", np.inf), ("max", -np.inf)):
-        having = list(clock.having(name))
+        having = clock.having(name)
         if having:
-            found[name] = np.where(valid[having], values[having], nothing)
+            own = values if len(having) == len(values) else values[list(having)]
+            there = valid if len(having) == len(values) else valid[list(having)]
+            found[name] = own if complete else np.where(there, own, nothing)
     if "squares" in found:
         found["squares"], found["squares_lo"] = squares(found["squares"])
     return found

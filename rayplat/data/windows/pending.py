@@ -91,11 +91,10 @@ def read_held(events: Sequence[bytes], pending: Sequence[bytes], columns: int, m
             continue
         read = Blobs.read(blobs, kind, columns)
         counts, mask = read.counts, mask | read.mask
-        at = np.full(len(counts), HEAD)
-        times = read.run(at, counts).view("<i8")
         rows = columns + (kind == PENDING)
-        values = np.array([read.run(at + counts * (1 + j), counts) for j in range(rows)]).reshape(rows, -1)
-        found, before = read.texts(at + counts * (1 + rows))
+        words = read.matrix(1 + rows)
+        times, values = words[0].view("<i8"), words[1:]
+        found, before = read.texts(HEAD + counts * (1 + rows))
         offsets = np.repeat(before + len(texts), counts)
         texts += found
         parts.append((np.repeat(np.arange(first, first + len(counts)), counts), times, values[:columns], offsets))

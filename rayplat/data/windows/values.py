@@ -7,7 +7,7 @@ their occurrences. Nothing later than ``T`` is in the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,11 +119,11 @@ class ClockValues:
         """By function and column its values ``(lengths, moments)``."""
         start, end = runs.flat
         if runs.short:
-            count = reduce_runs(np.add, self._elements.n, start, end, 0)
+            count = reduce_runs(np.add, self._elements.n.astype(np.int64, copy=False), start, end, 0)
         else:
             count = self._counts.take(end, axis=1) - self._counts.take(start, axis=1)
         state = {name: list(columns) for name, columns in group.of_state.items()}
-        total, square = (self._summed(name, state.get(name, []), runs) for name in ("sum", "squares"))
+        total, square = self._moments(state, runs)
         empty = count == 0
         found: dict[tuple[str, str], Floats] = {}
         for function, columns in group.of_function.items():
@@ -149,6 +149,18 @@ class ClockValues:
             values = values.reshape(len(own), *runs.starts.shape)
             found |= {(function, self._clock.columns[j]): values[row] for row, j in enumerate(own)}
         return found
+
+    def _moments(self, columns: Mapping[str, list[int]], runs: Runs) -> tuple[Pair, Pair]:
+        """Sums and sums of squares; of few elements both in one go."""
+        states, first, second = self._elements.states, columns.get("sum", []), columns.get("squares", [])
+        if second and runs.short and len(self._elements.codes) <= _FEW:
+            hi = np.concatenate([states["sum"], states["squares"]])
+            lo = states.get("squares_lo", np.zeros_like(states["squares"]))
+            lo = np.concatenate([states.get("sum_lo", np.zeros_like(states["sum"])), lo])
+            if found := direct(hi, lo, *runs.flat):
+                cut = len(states["sum"])
+                return (found[0][:cut], found[1][:cut]), (found[0][cut:], found[1][cut:])
+        return self._summed("sum", first, runs), self._summed("squares", second, runs)
 
     def _summed(self, name: str, columns: Sequence[int], runs: Runs) -> Pair:
         if not columns:
