@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,12 +44,16 @@ class FieldSteps:
         waiting = next(slices, None)
         while waiting is not None:
             following = next(slices, None)
-            cursor = step.cursor if following is None else None
+            cursor = self._cursor(step) if following is None else None
             self._store.write(self._view.id, Batch(encoded(self._view, waiting), removed=removed, cursor=cursor))
             written, waiting, removed = written + waiting.num_rows, following, []
         if not written:
-            self._store.write(self._view.id, Batch(removed=removed, cursor=step.cursor))
+            self._store.write(self._view.id, Batch(removed=removed, cursor=self._cursor(step)))
         return written
+
+    def _cursor(self, step: Step) -> dict[str, Any]:
+        step.require_alone(self._store, self._view.id)
+        return step.cursor
 
     def _parts(self, step: Step) -> Iterator[pa.Table]:
         if step.gone is not None and step.gone.num_rows:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rayplat.data.features import FeatureView
 from rayplat.data.online import catalog
 from rayplat.data.online.field_steps import FieldSteps
-from rayplat.data.online.step import Step
+from rayplat.data.online.step import Overlapped, Step
 from rayplat.data.online.store import OnlineStore
 from rayplat.data.online.tile_steps import TileSteps
 from rayplat.data.tables import changes
@@ -43,19 +43,28 @@ def advance(
     """Write what became known of ``view`` up to and including ``upto``; how many rows or tiles were written.
 
     ``fresh`` begins anew and forgets what was pushed; without it time does not run backwards. A large advance is
-    written in parts, the cursor with the last: one that is cut off and run again ends in the same state. Tiles are
-    kept for the longest window and ``keep`` beyond it.
+    written in parts, the cursor with the last: one that is cut off and run again ends in the same state, and of two
+    that overlap the one that ends later rebuilds the view. Tiles are kept for the longest window and ``keep`` more.
     Raises `Conflict` where only other definitions of the view are applied, `NotFound` where it is not applied or
     not built.
     """
     catalog.get(store, view.name, view.digest())
     source = tables.version(view.table)
     until = upto if upto.tzinfo else upto.replace(tzinfo=UTC)
-    step = _step(store.cursor(view.id), tables, view, source, until, fresh)
+    seen = store.cursor(view.id)
+    step = _step(seen, tables, view, source, until, fresh)
     if step is None:
         return 0
-    step = replace(step, keep=keep)
-    count = (TileSteps if view.windows else FieldSteps)(store, tables, view).run(step)
+    step = replace(step, keep=keep, seen=seen)
+    steps = (TileSteps if view.windows else FieldSteps)(store, tables, view)
+    try:
+        count = steps.run(step)
+    except Overlapped:
+        log.info("rebuilding the online view", extra={"view": view.id, "reason": "two materializations overlapped"})
+        other = store.cursor(view.id)
+        until = until if other is None else max(until, datetime.fromisoformat(other["upto"]))
+        source = tables.version(view.table)
+        count = steps.run(Step(source, None, until, fresh=True, keep_pushed=True, keep=keep))
     log.debug("materialized", extra={"view": view.id, "rows": count, "upto": until.isoformat()})
     return count
 

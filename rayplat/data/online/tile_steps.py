@@ -65,6 +65,8 @@ class TileSteps:
         while waiting:
             following = list(itertools.islice(tiles, _TILES_PER_WRITE))
             cursor = None if following else step.cursor
+            if cursor is not None:
+                step.require_alone(self._store, self._view.id)
             self._store.write(self._view.id, Batch(tiles=waiting, removed_tiles=emptied, cursor=cursor))
             waiting, emptied = following, ()
 

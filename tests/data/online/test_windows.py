@@ -17,9 +17,10 @@ import pytest
 
 from rayplat.data.features import Entity, FeatureView, Window
 from rayplat.data.features.build import rows_of
-from rayplat.data.online import OnlineFeatures, OnlineStore
+from rayplat.data.online import OnlineFeatures, OnlineStore, open_store
 from rayplat.data.online.materialize import advance
 from rayplat.data.online.push import from_columns, push
+from rayplat.data.online.store import Batch
 from rayplat.data.tables import Tables
 from rayplat.data.windows import FUNCTIONS, evaluate, fold
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch, Unavailable
@@ -330,3 +331,22 @@ def test_no_value_uses_an_event_after_its_moment(store: OnlineStore, tables: Tab
     advance(store, tables, TRIPS, at(60))
     after = online.read(keys, moments)
     assert after.values == before.values
+
+
+def test_of_two_overlapping_materializations_the_later_one_rebuilds(
+    settings: Settings, store: OnlineStore, tables: Tables, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance(store, tables, TRIPS, at(5))
+    whole, waiting = type(store).write, [at(30)]
+
+    def overtaken(self: OnlineStore, view: str, batch: Batch) -> None:
+        """Another advance, further than this one, comes and ends before this one's first write."""
+        if waiting:
+            advance(open_store(settings.online_store), tables, TRIPS, waiting.pop())
+        whole(self, view, batch)
+
+    monkeypatch.setattr(type(store), "write", overtaken)
+    monkeypatch.setattr("rayplat.data.online.tile_steps._TILES_PER_WRITE", 20)
+    advance(store, tables, TRIPS, at(20.5))
+    assert waiting == []
+    check(known(trips(), at(30)), 20, 21, 30, 31)
