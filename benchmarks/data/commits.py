@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,6 @@ class Outcome:
     twice: int = 0
     versions: int = 0
     orphans: int = 0
-    busy_s: dict[int, float] = field(default_factory=dict)
 
 
 def run(folder: Path, writers: int, commits: int, kills: int, seed: int = 0) -> Outcome:
