@@ -62,8 +62,9 @@ class Occurrences:
         hashes = values if kind == "sketch" else None
         return Occurrences(e.codes[owner], e.times[owner], _before(e.codes[owner], values), first, hashes, levels)
 
-    def count(self, codes: Ints, moments: Ints, length_us: int, run: tuple[Ints, Ints]) -> Floats:
-        """The distinct values in each window: ``run`` are its first element and the one after its last."""
+    def count(self, codes: Ints, moments: Ints, length_us: int | None, run: tuple[Ints, Ints]) -> Floats:
+        """The distinct values in each window: ``run`` are its first element and the one after its last. Without a
+        length that all share, each run is gone through for itself."""
         start, end = run
         if self.hashes is None or self.levels is None:
             return self._exact(codes, moments, length_us, run).astype(np.float64)
@@ -81,11 +82,11 @@ class Occurrences:
                 break
         return found
 
-    def _exact(self, codes: Ints, moments: Ints, length_us: int, run: tuple[Ints, Ints]) -> Ints:
+    def _exact(self, codes: Ints, moments: Ints, length_us: int | None, run: tuple[Ints, Ints]) -> Ints:
         start, end = self.first[run[0]], self.first[run[1]]
         sizes = end - start
         total, many = int(sizes.sum()), len(self.codes)
-        if total <= 8 * many or total <= 1 << 12:
+        if length_us is None or total <= 8 * many or total <= 1 << 12:
             owner = np.repeat(np.arange(len(sizes)), sizes)
             place = np.arange(total) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes)
             new = self.before[place] < start[owner]

@@ -21,6 +21,7 @@ from rayplat.data.windows.plan import Clock, Group
 from rayplat.errors import InvalidInput
 
 _BLOCK = 1 << 15
+_DISTINCT = ("distinct_count", "approx_distinct_count")
 _SHORT = 1 << 20  # elements
 _FEW = 1 << 10  # moments, up to which one pass over all windows is cheaper than only what each length needs
 
@@ -108,8 +109,8 @@ class ClockValues:
             found |= {
                 name: rows[what][i - first] for name, what, i in group.places if first <= i < last and what in rows
             }
-        for name, (function, column), i in group.places:
-            if function in ("distinct_count", "approx_distinct_count"):
+        for name, (function, column), i in () if runs.few else group.places:
+            if function in _DISTINCT:
                 counted = self._distinct(self._clock.columns.index(column), function)
                 run = runs.starts[i], runs.ends
                 found[name] = counted.count(runs.codes, runs.moments, group.lengths_us[i], run)
@@ -144,7 +145,9 @@ class ClockValues:
                 values = np.where(empty[own], np.nan, extreme)
             elif function == "last":
                 values = self._latest(own, start, end)
-            else:
+            elif runs.few:
+                values = self._counted(own, function, runs)
+            else:  # each window by itself: see `_group`
                 continue
             values = values.reshape(len(own), *runs.starts.shape)
             found |= {(function, self._clock.columns[j]): values[row] for row, j in enumerate(own)}
@@ -200,6 +203,11 @@ class ClockValues:
             return np.full((len(columns), len(end)), np.nan)
         at = place[rows, end - 1]
         return np.where((at >= start) & (end > start), values[rows, at], np.nan)
+
+    def _counted(self, columns: Sequence[int], function: str, runs: Runs) -> Floats:
+        codes, moments = (np.tile(x, len(runs.starts)) for x in (runs.codes, runs.moments))
+        counted = (self._distinct(j, function) for j in columns)
+        return np.array([occurrences.count(codes, moments, None, runs.flat) for occurrences in counted])
 
     def _distinct(self, column: int, function: str) -> Occurrences:
         kind = "distinct" if function == "distinct_count" else "sketch"
