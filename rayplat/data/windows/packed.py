@@ -23,10 +23,11 @@ from rayplat.data.windows.columns import Floats, Ints, Texts, doubles
 from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
 from rayplat.data.windows.evaluate import state_part
 from rayplat.data.windows.exact import as_ieee
-from rayplat.data.windows.pending import Held, read_held
+from rayplat.data.windows.pending import read_held
 from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, plain, raw
 from rayplat.data.windows.values import ClockValues
 from rayplat.data.windows.window import MICROSECOND, MOMENT
+from rayplat.errors import InvalidInput
 
 Flags = npt.NDArray[np.bool_]
 
@@ -55,7 +56,7 @@ class Needed(NamedTuple):
 @dataclass(frozen=True)
 class Fetched:
     """Fetched tiles, one entry each in every sequence: ``row`` is the number of the request's key, None stands for
-    bytes that were not fetched or are not there. Any order; tiles that are not needed do no harm."""
+    bytes that were not fetched or are not there. Any order, each tile once; those that are not needed do no harm."""
 
     row: Sequence[int]
     clock: Sequence[str]
@@ -158,16 +159,24 @@ def _elements(clock: Clock, fetched: Fetched) -> Elements:
     if not ((codes[1:] > codes[:-1]) | ((codes[1:] == codes[:-1]) & (starts[1:] > starts[:-1]))).all():
         order = np.lexsort((starts, codes))
         fetched, codes, starts = _chosen(fetched, order.tolist()), codes[order], starts[order]
+        if ((codes[1:] == codes[:-1]) & (starts[1:] == starts[:-1])).any():
+            raise InvalidInput("fetched tiles", f"one of {clock.name} is there twice for the same key")
     apart = np.array([e is not None for e in fetched.events], np.bool_)
-    pending = fetched.pending if fetched.pending.count(None) < len(fetched.pending) else None
-    if pending:
-        apart |= np.array([p is not None for p in pending], np.bool_)
+    with_events, with_pending = np.flatnonzero(apart), np.empty(0, np.int64)
+    if fetched.pending.count(None) < len(fetched.pending):
+        waiting = np.array([p is not None for p in fetched.pending], np.bool_)
+        with_pending, apart = np.flatnonzero(waiting), apart | waiting
     whole = [m is not None for m in fetched.moments]
     if apart.any():
         whole = (np.array(whole, np.bool_) & ~apart).tolist()
     blobs: list[Any] = list(compress(fetched.moments, whole))
     state = _States.read(clock, blobs)
-    held = _held(clock, fetched.events, pending, state.texts)
+    events = [e for e in compress(fetched.events, apart.tolist()) if e is not None]
+    pending = [p for p in compress(fetched.pending, apart.tolist()) if p is not None]
+    held = read_held(events, pending, len(clock.columns), state.texts)
+    held = replace(held, owner=np.concatenate([with_events, with_pending])[held.owner])
+    if pending:
+        held = held.effective()
     counts = np.bincount(held.owner, minlength=len(codes))[apart]
     mask = held.mask | state.mask
     texts = tuple(held.texts if mask >> j & 1 else None for j in range(len(clock.columns)))
@@ -187,18 +196,6 @@ def _chosen(fetched: Fetched, at: Sequence[int]) -> Fetched:
 
 def _sequences(fetched: Fetched) -> tuple[Sequence[Any], ...]:
     return fetched.row, fetched.clock, fetched.start_us, fetched.moments, fetched.events, fetched.pending
-
-
-def _held(
-    clock: Clock, events: Sequence[bytes | None], pending: Sequence[bytes | None] | None, texts: Sequence[str]
-) -> Held:
-    """The events of the tiles that are taken apart, pending ones included; the owner is the tile's number."""
-    with_events = [i for i, blob in enumerate(events) if blob is not None]
-    with_pending = [i for i, blob in enumerate(pending or ()) if blob is not None]
-    of_tiles, waiting = [b for b in events if b is not None], [b for b in pending or () if b is not None]
-    held = read_held(of_tiles, waiting, len(clock.columns), texts)
-    held = replace(held, owner=np.array([*with_events, *with_pending], np.int64)[held.owner])
-    return held.effective() if with_pending else held
 
 
 @dataclass(frozen=True)

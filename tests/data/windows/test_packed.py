@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayplat.data.windows import TilePlan, Window, answer, evaluate, fold, needed, pack, push, settle
+from rayplat.data.windows import Fetched, TilePlan, Window, answer, evaluate, fold, needed, pack, push, settle
 from rayplat.errors import Corrupt, InvalidInput
 from tests.data.windows import oracle
 from tests.data.windows.oracle import START, TIME, Shelf, events, same, us
@@ -123,6 +123,13 @@ def test_only_the_events_that_are_named_are_needed() -> None:
     assert len(held) < len(fetched.row)
     with pytest.raises(InvalidInput, match="its events are needed"):
         answer(PLAN, replace(fetched, events=[None] * len(fetched.row)), [at])
+
+
+def test_a_tile_given_twice_is_refused() -> None:
+    [tile] = pack(PLAN, fold(PLAN, one_event()))
+    twice = [[0, 0], [tile.clock] * 2, [tile.start_us] * 2, [tile.moments] * 2, [tile.events] * 2, [None, None]]
+    with pytest.raises(InvalidInput, match="twice"):
+        answer(PLAN, Fetched(*twice), [us(START)])
 
 
 def test_no_tiles_give_empty_windows() -> None:
