@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +40,6 @@ def connect(address: str | None) -> None:
 
 def entities(given: Dataset, address: str | None) -> Entities:
     """A Ray Dataset of entity rows; its blocks stay where they are."""
-    from datetime import UTC, timedelta
-
     connect(address)
     refs = given.to_arrow_refs()
     if not refs:

@@ -223,3 +223,19 @@ def test_columns_are_inferred_with_their_types(r: ModuleType, store: Any) -> Non
     assert found == {"orders": r.types.Int64}
     with pytest.raises(SchemaMismatch, match="when"):
         r.source_module.DeltaSource(table="stats", timestamp_field="when").validate(store.config)
+
+
+def test_tables_on_s3_with_options_that_the_registry_does_not_hold(r: ModuleType, tmp_path: Path, s3: Any) -> None:
+    folder = f"{s3.uri}/{tmp_path.name}"
+    r.Tables(folder, s3.options).create("stats", r.stats())
+    made = r.store(tmp_path, tables_uri=folder, storage_options=s3.options, staging_uri=f"{folder}/staging")
+    named = r.stats_view("named", source=r.source(table=None, uri=f"{folder}/stats", storage="lake", name="lake"))
+    made.apply([r.driver, r.stats_view(), named])
+    job = made.get_historical_features(r.entities((2, 5), (1, 10)), STATS)
+    assert values(job, "rate") == [[4.0, 2.0]]
+    made.write_to_offline_store("stats", r.stats().slice(0, 1).to_pandas().assign(ts=r.at(12), rate=9.0))
+    assert values(made.get_historical_features(r.entities((1, 12)), STATS), "rate") == [[9.0]]
+    [path] = job.to_remote_storage()
+    assert path.startswith(f"{folder}/staging/")
+    other = r.store(tmp_path, storages={"lake": s3.options})
+    assert values(other.get_historical_features(r.entities((2, 5)), ["named:rate"]), "rate") == [[4.0]]
