@@ -1,8 +1,8 @@
 """Bytes of tiles for the online stores: written and read for many tiles in one go.
 
-A blob is a row of little-endian 8-byte words: a head of `HEAD` words (kind, value columns, events, which columns are
-text as a bit mask, texts), more words, the lengths of its texts, then their UTF-8 bytes padded to a word. A text is
-held as its number among the blob's texts. Times are int64 words, everything else doubles.
+A blob is a row of little-endian 8-byte words: a head of `HEAD` words (kind, value columns, events or words of state,
+which columns are text as a bit mask, texts), more words, the lengths of its texts, then their UTF-8 bytes padded to a
+word. A text is held as its number among the blob's texts. Times are int64 words, everything else doubles.
 """
 
 from __future__ import annotations
@@ -35,15 +35,19 @@ class Blobs:
     @staticmethod
     def read(blobs: Sequence[bytes], kind: float, columns: int) -> Blobs:
         """Raises `Corrupt` for bytes that are not of this ``kind`` with that many value columns."""
+        words, size = b"".join(blobs), len(blobs[0]) if blobs else 0
+        if size >= 8 * HEAD and size % 8 == 0 and len(words) == size * len(blobs):  # all of one size, or it shows below
+            table = np.frombuffer(words, "<f8").reshape(len(blobs), -1)
+            if (table[:, :2] == (kind, columns)).all():
+                return Blobs(table.reshape(-1), np.arange(len(blobs)) * (size // 8), table[:, :HEAD])
         sizes = np.fromiter(map(len, blobs), np.int64, len(blobs))
         if int(np.bitwise_or.reduce(sizes)) & 7 or (len(blobs) and int(sizes.min()) < 8 * HEAD):
             raise Corrupt("tile bytes", "words of 8 bytes", f"a blob of {int(sizes[np.argmax(sizes & 7)])} bytes")
-        words = np.frombuffer(b"".join(blobs), "<f8")
-        starts = (np.cumsum(sizes) - sizes) >> 3
-        head = words[starts[:, None] + _HEAD]
+        doubles, starts = np.frombuffer(words, "<f8"), (np.cumsum(sizes) - sizes) >> 3
+        head = doubles[starts[:, None] + _HEAD]
         if len(head) and ((head[:, 0] != kind) | (head[:, 1] != columns)).any():
             raise Corrupt("tile bytes", f"kind {kind:g} of {columns} columns", "another format or other windows")
-        return Blobs(words, starts, head)
+        return Blobs(doubles, starts, head)
 
     @cached_property
     def counts(self) -> Ints:
@@ -56,7 +60,9 @@ class Blobs:
         return int(np.bitwise_or.reduce(self.head[:, 3].astype(np.int64))) if len(self.head) else 0
 
     def fixed(self, width: int) -> Floats:
-        """The first ``width`` words after the head, ``(width, blobs)``."""
+        """The first ``width`` words after the head, ``(width, blobs)``; `Corrupt` where blobs count otherwise."""
+        if (self.head[:, 2] != width).any():
+            raise Corrupt("tile bytes", f"{width} words of state", "those of other windows")
         total = HEAD + width
         if len(self.words) == total * len(self.starts):
             found: Floats = self.words.reshape(-1, total).T[HEAD:]
@@ -99,7 +105,8 @@ class Writer:
         self._texts = texts
         self._parts: list[tuple[Ints, Floats, bool]] = []
 
-    def events(self, counts: Ints) -> None:
+    def events(self, counts: Ints | int) -> None:
+        """How many events each has; of states, how many words."""
         self._head[:, 2] = counts
 
     def words(self, rows: Floats) -> None:

@@ -123,6 +123,7 @@ def _moments(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> li
     state = state_part(clock, rows, of_column)
     writer = Writer(MOMENTS, len(clock.columns), rows.num_rows, mask, texts)
     ones = np.ones(rows.num_rows, np.int64)
+    writer.events(_width(clock))
     writer.words(state.n.astype(np.float64))
     for kept, name in _PARTS:
         for row, j in enumerate(clock.having(kept)):
@@ -140,6 +141,12 @@ def _moments(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> li
     for j in sketch:
         writer.lists(sizes["s", j], state.sketch[j][1].view(np.float64))
     return writer.finish()
+
+
+def _width(clock: Clock) -> int:
+    """The words that the state of each tile has beside sets and texts."""
+    kept = sum(len(clock.having(state)) for state, _ in _PARTS)
+    return len(clock.columns) + kept + len(clock.having("distinct")) + 2 * len(clock.having("sketch"))
 
 
 def _events(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> list[bytes]:
@@ -211,12 +218,12 @@ class _States:
     @staticmethod
     def read(clock: Clock, moments: Sequence[bytes]) -> _States:
         blobs = Blobs.read(moments, MOMENTS, len(clock.columns))
-        kept = sum(len(clock.having(state)) for state, _ in _PARTS)
-        sets = len(clock.having("distinct")) + 2 * len(clock.having("sketch"))
-        fixed = blobs.fixed(len(clock.columns) + kept + sets)
+        fixed = blobs.fixed(_width(clock))
         if not blobs.mask:
             return _States(clock, blobs, fixed, [], np.empty(0, np.int64))
-        lists = fixed[len(clock.columns) + kept :][: sets - len(clock.having("sketch"))].sum(axis=0)
+        sketches = len(clock.having("sketch"))
+        sets = len(clock.having("distinct")) + 2 * sketches
+        lists = fixed[len(fixed) - sets : len(fixed) - sketches].sum(axis=0)
         return _States(clock, blobs, fixed, *blobs.texts(HEAD + len(fixed) + lists.astype(np.int64)))
 
     @property

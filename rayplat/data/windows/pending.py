@@ -99,6 +99,10 @@ def read_held(events: Sequence[bytes], pending: Sequence[bytes], columns: int, m
         texts += found
         parts.append((np.repeat(np.arange(first, first + len(counts)), counts), times, values[:columns], offsets))
         base.append((values[columns].astype(np.int64), True) if kind == PENDING else (np.ones_like(times), False))
+    if not (pending or mask or more) and events:
+        owner, times, values, _ = parts[1]
+        none = np.zeros_like(times)
+        return Held(owner, times, values, base[1][0], none, none, None, 0)
     sorted_texts, ranks = rank_all(texts) if mask or more else (None, np.empty(0))
     owner, times, values, offsets = (np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))
     for j in range(columns):

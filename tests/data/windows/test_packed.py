@@ -148,5 +148,8 @@ def test_bytes_of_something_else_are_refused() -> None:
         with pytest.raises(Corrupt):
             shelf.answer([("k", 1)], [us(START)])
     narrow = TilePlan(("k",), "at", (Window("a", "x", "sum", HOUR),), timedelta(hours=2))
+    fewer = TilePlan(("who", "group"), "at", tuple(w for w in PLAN.windows if w.function == "count"), PLAN.tile)
+    with pytest.raises(Corrupt, match="other windows"):
+        answer(fewer, Shelf(PLAN, [tile]).fetch([tile.key], [us(START) + 5 * 3_600_000_000]), [us(START)])
     with pytest.raises(Corrupt, match="other windows"):
         answer(narrow, Shelf(PLAN, [tile]).fetch([tile.key], [us(START)]), [us(START)])
