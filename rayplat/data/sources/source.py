@@ -66,6 +66,8 @@ def ingest(
     after = None if last is None else _noted(tables, name, source.name, last)[1]
     declared = tables.scan(name).schema
     rows, watermark = source.read(after, declared)
+    if not isinstance(rows, pa.Table):
+        rows.context.raise_original_map_exception = True  # else our errors would come back as Ray's
     if after is not None and dict(watermark) == dict(after):
         return Ingested(tables.version(name), source.name, 0, dict(after))
     number = 0 if last is None else last + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rayplat.data.sources import FileSource
+from rayplat.data.sources import FileSource, files, ingest
+from rayplat.data.tables import Tables
+from rayplat.data.tables.place import Place
 from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound, SchemaMismatch
+from tests.servers import S3
 
 COLUMNS = pa.schema([("n", pa.int64()), ("at", pa.timestamp("us", "UTC")), ("s", pa.string())])
 AT = datetime(2024, 5, 1, 10, tzinfo=UTC)
@@ -117,3 +121,36 @@ def test_refusals(tmp_path: Path) -> None:
         FileSource("in", str(tmp_path), "xml")  # type: ignore[arg-type]
     with pytest.raises(Conflict, match="another kind of source"):
         FileSource("in", str(tmp_path), "csv").read({"value": 1}, COLUMNS)
+
+
+@pytest.mark.ray
+def test_large_files_are_read_by_workers(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_IN_PROCESS", 0)
+    tables, folder = Tables(str(tmp_path / "tables")), tmp_path / "in"
+    folder.mkdir()
+    source = FileSource("in", str(folder), "csv", COLUMNS)
+    for n in range(3):
+        csv(folder, f"{n}.csv", f"n,at,s\n{n},2024-05-01T10:00:00Z,x\n")
+    assert ingest(tables, "t", source).rows == 3
+    assert ingest(tables, "t", source).rows == 0
+    assert sorted(tables.read("t")["n"].to_pylist()) == [0, 1, 2]
+    csv(folder, "3.csv", "n,at,s\nx,2024-05-01T10:00:00Z,x\n")
+    with pytest.raises(SchemaMismatch, match=r"n: .*3.csv"):
+        ingest(tables, "t", source)
+    assert tables.read("t").num_rows == 3
+
+
+@pytest.mark.services
+def test_files_on_s3(s3: S3) -> None:
+    place = Place.of(f"{s3.uri}/incoming", s3.options)
+    source = FileSource("in", f"{s3.uri}/incoming/*.json", "json", storage_options=s3.options)
+    tables = Tables(f"{s3.uri}/ingested", s3.options)
+    for n in range(2):
+        with place.filesystem.open_output_stream(f"{place.root}/{n}.json") as out:
+            out.write(json.dumps({"n": n}).encode())
+        assert ingest(tables, "t", source).rows == 1
+    assert tables.read("t")["n"].to_pylist() == [0, 1]
+    with place.filesystem.open_output_stream(f"{place.root}/1.json") as out:
+        out.write(b'{"n": 100}')
+    with pytest.raises(Conflict, match=r"1.json changed after it was ingested"):
+        ingest(tables, "t", source)
