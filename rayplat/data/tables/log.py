@@ -162,7 +162,7 @@ def _rebase(place: Place, change: Change) -> int:
 
 
 def _commit(place: Place, table: DeltaTable, change: Change) -> int:
-    from deltalake import CommitProperties, Schema
+    from deltalake import CommitProperties, PostCommitHookProperties, Schema
     from deltalake import Transaction as AppTransaction
     from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -177,7 +177,14 @@ def _commit(place: Place, table: DeltaTable, change: Change) -> int:
     actions += [_remove(file, change.data_change) for file in change.removes]
     mode, parts = "overwrite" if change.everything else "append", list(table.metadata().partition_columns)
     try:
-        table.create_write_transaction(actions, mode, declared, partition_by=parts, commit_properties=properties)
+        table.create_write_transaction(
+            actions,
+            mode,
+            declared,
+            partition_by=parts,
+            commit_properties=properties,
+            post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),  # pins may need the log
+        )
     except (DeltaError, OSError) as e:
         landed = _landed(place, base, mark)  # the answer of a storage may get lost
         if landed is not None:
