@@ -48,6 +48,30 @@ class Step:
         return pa.table(columns, names=[name for _, name in self.outputs])
 
 
+@dataclass(frozen=True)
+class Shards:
+    """A side that was prepared in as many parts as `places` gives its keys; asked like one."""
+
+    parts: Sequence[Prepared]
+
+    def features(self, keys: pa.Table, moments: pa.ChunkedArray) -> pa.Table:
+        """The features of each key at each moment."""
+        if len(self.parts) == 1:
+            return self.parts[0].features(keys, moments)
+        place = places(hashed(keys)[0], len(self.parts))
+        order = pc.sort_indices(pa.array(place))
+        asked = keys.append_column(ROW, moments).combine_chunks().take(order)
+        ends_ = np.cumsum(np.bincount(place, minlength=len(self.parts)))
+        found, start = [], 0
+        for part, end in zip(self.parts, ends_.tolist(), strict=True):
+            rows = asked.slice(start, end - start)
+            found.append(part.features(rows.drop_columns([ROW]), rows[ROW]))
+            start = end
+        back = np.empty(len(place), np.int64)
+        back[order.to_numpy()] = np.arange(len(place))
+        return pa.concat_tables(found).combine_chunks().take(pa.array(back))
+
+
 @runtime_checkable
 class Carrying(Protocol):
     """A kernel that can tell which old rows still matter, so that its rows need not be read from the beginning."""

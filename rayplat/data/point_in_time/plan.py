@@ -20,7 +20,7 @@ import pyarrow as pa
 from rayplat.data.point_in_time import tasks
 from rayplat.data.point_in_time.exchange import Step
 from rayplat.data.point_in_time.flow import Flow
-from rayplat.data.point_in_time.shuffle import shuffle
+from rayplat.data.point_in_time.shuffle import share, shuffle
 from rayplat.data.point_in_time.sides import Side, Source, in_order, schema_of, source, spine_blocks
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput
@@ -88,7 +88,7 @@ class _Run:
         self._blocks: list[Any] = []
         self._rows: list[int] = []
         self._answers: list[list[list[Any]]] = []  # by shuffle, by block
-        self._shared: list[tuple[Step, Any]] = []
+        self._shared: list[tuple[Step, list[Any]]] = []
         self._began = time.perf_counter()
         self._report: dict[str, Any] = {"sides": {}, "shuffles": []}
 
@@ -122,12 +122,19 @@ class _Run:
         return Joined(self._blocks, sum(self._rows), self._report)
 
     def _share(self, sides: Sequence[tuple[Step, Source]]) -> None:
-        """Prepare each side once."""
-        calls: list[tuple[Any, ...]] = [(step.kernel, found.where, *found.parts) for step, found in sides]
+        """Prepare each side once; a large one in shards, by all workers."""
+        small = [side for side in sides if side[1].size_bytes <= BROADCAST_BYTES]
+        calls: list[tuple[Any, ...]] = [(step.kernel, found.where, *found.parts) for step, found in small]
         counts, prepared = self.flow.run(tasks.prepare, calls, 1)
-        for (step, _), rows, refs in zip(sides, counts, prepared, strict=True):
+        made = {step.name: (rows, refs) for (step, _), rows, refs in zip(small, counts, prepared, strict=True)}
+        for step, found in sides:
+            if step.name not in made:
+                shards = min(-(-found.size_bytes // PARTITION_BYTES), _MOST_PARTITIONS)
+                refs, rows = share(self.flow, (step, found), shards)
+                made[step.name] = (rows, refs)
+            rows, refs = made[step.name]
             self._report["sides"][step.name]["rows"] = rows
-            self._shared.append((step, refs[0]))
+            self._shared.append((step, refs))
 
     def _is_small(self, found: Source) -> bool:
         return self._plan == "broadcast" or (self._plan == "auto" and found.size_bytes <= BROADCAST_BYTES)
@@ -145,8 +152,8 @@ class _Run:
 
     def _assemble(self, columns: Sequence[str] | None) -> None:
         """Append what is there to every block."""
-        steps = [step for step, _ in self._shared]
-        prepared = [ref for _, ref in self._shared]
+        steps = [(step, len(refs)) for step, refs in self._shared]
+        prepared = [ref for _, refs in self._shared for ref in refs]
         calls: list[tuple[Any, ...]] = []
         for i, block in enumerate(self._blocks):
             pieces = [answers[i] for answers in self._answers]

@@ -78,6 +78,17 @@ def shuffle(
     return Answers(_answered(flow, parts, steps, event_time, len(blocks)), rows, crowded)
 
 
+def share(flow: Flow, side: tuple[Step, Source], shards: int) -> tuple[list[Ref], int]:
+    """A side prepared in ``shards``, each by a task of its own, and how many rows it has."""
+    step, source = side
+    calls: list[tuple[Any, ...]] = [(part, step.kernel, source.where, shards) for part in source.parts]
+    cuts = _cut(flow, tasks.cut_features, calls, shards)
+    calls = [(step.kernel, None, *(ref for _, ref in cuts.take(i, keep_one=True))) for i in range(shards)]
+    cuts.refs.clear()
+    _, prepared = flow.run(tasks.prepare, calls, 1)
+    return [refs[0] for refs in prepared], int(cuts.rows().sum())
+
+
 def _cut(flow: Flow, function: Callable[..., Any], calls: list[tuple[Any, ...]], partitions: int) -> _Cuts:
     cuts, refs = flow.run(function, calls, partitions)
     return _Cuts(cuts, refs)

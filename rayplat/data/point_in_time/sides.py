@@ -61,6 +61,9 @@ def in_order(
     """Every side's step and the result's columns. Raises `SchemaMismatch` for a key or column that is missing or of
     the wrong type, before any row is read."""
     check_moments(spine, event_time)
+    names = [side.name for side in sides]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InvalidInput("sides", f"{min(twice)!r} is the name of more than one")
     known = {column.name: (0, column.type) for column in spine}
     planned = []
     for side, schema in zip(sides, schemas, strict=True):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.data.point_in_time import exchange
-from rayplat.data.point_in_time.exchange import Carrying, Step
+from rayplat.data.point_in_time.exchange import Carrying, Shards, Step
 from rayplat.data.point_in_time.kernel import Kernel, Prepared
 from rayplat.data.tables.scan import Scan
 
@@ -37,7 +37,7 @@ def read_spine(part: Scan, event_time: str) -> tuple[Measure, pa.Table]:
 
 
 def prepare(kernel: Kernel, where: pc.Expression | None, *parts: Part) -> tuple[int, Prepared]:
-    """A whole side, ready to be shared."""
+    """A side or a shard of one, ready to be shared."""
     rows = pa.concat_tables(table for part in parts for table in _tables(part, kernel, where))
     return rows.num_rows, kernel.prepare(rows)
 
@@ -79,17 +79,21 @@ def answer(steps: Sequence[tuple[Step, int]], spine: int, event_time: str, *piec
 def assemble(
     block: pa.Table,
     shuffles: Sequence[int],
-    steps: Sequence[Step],
+    steps: Sequence[tuple[Step, int]],
     event_time: str,
     columns: Sequence[str] | None,
     *rest: Any,
 ) -> tuple[int, pa.Table]:
-    """A block with its answers (as many pieces as each of ``shuffles`` says) and the outputs of shared sides."""
+    """A block with its answers (as many pieces as each of ``shuffles`` says) and the outputs of shared sides (each in
+    as many shards as stand beside its step)."""
     answers, start = [], 0
     for count in shuffles:
         answers.append(rest[start : start + count])
         start += count
-    prepared = list(zip(steps, rest[start:], strict=True))
+    prepared: list[tuple[Step, Prepared]] = []
+    for step, count in steps:
+        prepared.append((step, Shards(rest[start : start + count])))
+        start += count
     joined = exchange.assemble(block, answers, prepared, event_time, columns)
     return joined.num_rows, joined
 

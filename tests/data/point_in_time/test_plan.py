@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from rayplat.data.point_in_time import AsOf, FeatureRows, Joined, Side, join, join_on_cluster, shuffle, sides
+from rayplat.data.point_in_time import plan as plans
 from rayplat.data.point_in_time.sides import in_order
 from rayplat.data.tables import Tables
 from rayplat.errors import InvalidInput, SchemaMismatch
@@ -72,6 +73,8 @@ def test_what_does_not_fit_is_refused_before_any_row_is_read() -> None:
         planned(schema("k"), side, pa.schema([(n, pa.string()) for n in ("k", "v", "event_time", "created")]))
     with pytest.raises(InvalidInput, match="side 's' has no feature 'w'"):
         planned(schema("k"), Side("s", None, kernel("v"), names={"w": "x"}), schema("k", "v"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="'s' is the name of more than one"):
+        in_order(schema("k"), "event_time", [side, side], [schema("k", "v")] * 2)
     with pytest.raises(InvalidInput, match="the spine gives"):
         planned(schema("k"), Side("s", None, kernel("v"), on=("k", "k")), schema("k", "v"))  # type: ignore[arg-type]
 
@@ -92,10 +95,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("plan", ["broadcast", "shuffle", "crowded"])
+@pytest.mark.parametrize("plan", ["broadcast", "shards", "shuffle", "crowded"])
 def test_every_plan_is_the_join(ray_cluster: str, tables: Tables, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spine, features = tables.scan("spine"), tables.scan("features")
     monkeypatch.setattr(sides, "PART_BYTES", 1)
+    if plan == "shards":
+        monkeypatch.setattr(plans, "BROADCAST_BYTES", 1)
+        monkeypatch.setattr(plans, "PARTITION_BYTES", 200_000)
     if plan == "crowded":
         monkeypatch.setattr(shuffle, "CROWDED_ROWS", 1_000)
     for ordered in (True, False):
@@ -103,7 +109,7 @@ def test_every_plan_is_the_join(ray_cluster: str, tables: Tables, plan: str, mon
             spine,
             [Side("s", features, kernel("value", "number"))],
             ordered=ordered,
-            plan="broadcast" if plan == "broadcast" else "shuffle",
+            plan="broadcast" if plan in ("broadcast", "shards") else "shuffle",
             partitions=6,
         )
         found = collected(joined)
@@ -113,7 +119,7 @@ def test_every_plan_is_the_join(ray_cluster: str, tables: Tables, plan: str, mon
             found, expected = found.sort_by("row"), expected.sort_by("row")
         assert found.drop_columns("value").equals(expected.drop_columns("value"))
         assert found.to_pandas().equals(expected.to_pandas())
-    if plan != "broadcast":
+    if plan in ("shuffle", "crowded"):
         assert joined.report["shuffles"] == [{"keys": ["k"], "partitions": 6, "crowded": int(plan == "crowded")}]
 
 
