@@ -261,7 +261,8 @@ def rows(raw: dict[str, Any], size: Size) -> list[Row]:
         return row(metric, value, unit, target, COMMAND, peers)
 
     whole, large, duck = raw["whole"], raw["large"], raw["large_duckdb"]
-    named = {name: f"{f / MILLION:g}M x {s / MILLION:g}M" for name, (f, s, _) in vars(size).items() if name in SIZES}
+    parts = {name: getattr(size, name) for name in ("kernel", "whole", "tenth", "large")}
+    named = {name: f"{feature / MILLION:g}M x {spine / MILLION:g}M" for name, (feature, spine, _) in parts.items()}
     made = []
     for kind, part in raw["kernel"].items():
         seconds = {"duckdb_cpu_s": statistics.median(part["duckdb"]), "ours_cpu_s": statistics.median(part["ours"])}
@@ -290,8 +291,6 @@ def rows(raw: dict[str, Any], size: Size) -> list[Row]:
         made.append(of(f"{what}: wrong rows", part.get("wrong"), "rows", "= 0" if name == "ours" else None))
     return made
 
-
-SIZES = ("kernel", "whole", "tenth", "large")
 
 if __name__ == "__main__":
     print(json.dumps(turns(sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]))))
