@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rayplat.data.windows.columns import Floats, Ints, Texts
 from rayplat.data.windows.distinct import Hashes
-from rayplat.data.windows.moments import of_events
+from rayplat.data.windows.moments import of_events as event_states
 from rayplat.data.windows.plan import Clock
 
 Flags = npt.NDArray[np.bool_]
@@ -65,11 +65,10 @@ class RawPart:
 
 @dataclass(frozen=True)
 class StatePart:
-    """The states of the other tiles: ``n (columns, tiles)``, the parts by name (rows as in `Clock.having`), and by
-    column the offsets and values of distinct sets, the offsets, hashes and levels of sketches."""
+    """The states of the other tiles: ``words (rows, tiles)`` with the rows of `Clock.rows`, and by column the offsets
+    and values of distinct sets, the offsets, hashes and levels of sketches."""
 
-    n: Ints
-    states: Mapping[str, Floats]
+    words: Floats
     distinct: Mapping[int, tuple[Ints, Floats]] = field(default_factory=dict)
     sketch: Mapping[int, tuple[Ints, Hashes, Ints]] = field(default_factory=dict)
 
@@ -79,18 +78,21 @@ class Elements:
     """The elements of one clock in order: ``codes``, ``times`` (of a tile: its start) and what each contributes.
 
     ``states`` has the parts of `PARTS` but ``distinct`` and ``sketch``. ``raw`` and ``state`` are what this was made
-    from (``state`` None where every tile is taken apart), at the elements ``raw_at`` and ``state_at``.
+    from (``state`` None where every tile is taken apart), at the elements ``raw_at`` and ``state_at``. Where there are
+    states, ``words (rows, elements + 1)`` holds ``n`` and all of ``states`` by `Clock.rows`; its last column adds
+    nothing to any of them.
     """
 
     codes: Ints
     times: Ints
-    n: Ints
+    n: npt.NDArray[Any]
     states: Mapping[str, Floats]
     texts: tuple[Texts | None, ...]
     raw: RawPart
     raw_at: Ints
     state: StatePart | None
     state_at: Ints
+    words: Floats | None = None
 
     def whole_until(self, tile_us: int) -> Ints:
         """The last microsecond of each tile that stands as one; the oldest time there is for single events."""
@@ -114,7 +116,7 @@ def assemble(
     there are none), in order of key and start."""
     codes, starts, apart = tiles
     valid = ~np.isnan(raw.values)
-    single = of_events(clock, raw.values, valid)
+    single = event_states(clock, raw.values, valid)
     single["last"] = raw.values[list(clock.having("last"))]
     if state is None:
         of_raw, nowhere = np.repeat(codes, raw.counts), np.empty(0, np.int64)
@@ -126,14 +128,30 @@ def assemble(
     at, among = ends[whole] - 1, spans((ends - sizes)[apart], raw.counts)
     size = int(ends[-1])
 
-    def mixed(of_tiles: npt.NDArray[Any], of_events: npt.NDArray[Any] | int) -> npt.NDArray[Any]:
-        found = np.empty((*of_tiles.shape[:-1], size), of_tiles.dtype)
-        found[..., at], found[..., among] = of_tiles, of_events
+    def mixed(of_tiles: Ints, of_events: Ints) -> Ints:
+        found = np.empty(size, np.int64)
+        found[at], found[among] = of_tiles, of_events
         return found
 
-    states = {name: mixed(parts, single.get(name, 0)) for name, parts in state.states.items()}
+    of_events = padded(clock, {"n": valid, **single})
+    words = np.empty((clock.width, size + 1))
+    words[:, at], words[:, among], words[:, -1] = state.words, of_events[:, :-1], of_events[:, -1]
+    states = {name: words[rows, :-1] for name, rows in clock.rows.items()}
     order = mixed(codes[whole], np.repeat(codes[apart], raw.counts)), mixed(starts[whole], raw.times)
-    return Elements(*order, mixed(state.n, valid), states, texts, raw, among, state, at)
+    return Elements(*order, states.pop("n"), states, texts, raw, among, state, at, words)
+
+
+def padded(clock: Clock, parts: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    """``parts`` by `Clock.rows` as one matrix, with a last column that adds nothing; second parts of sums that are
+    not there are zero."""
+    words = np.zeros((clock.width, parts["n"].shape[1] + 1))
+    for name, rows in clock.rows.items():
+        if name in parts:
+            words[rows, :-1] = parts[name]
+    for name, nothing in (("min", np.inf), ("max", -np.inf)):
+        if name in clock.rows:
+            words[clock.rows[name], -1] = nothing
+    return words
 
 
 def spans(starts: Ints, counts: Ints) -> Ints:

@@ -147,16 +147,17 @@ def _elements(clock: Clock, rows: pa.Table, tiles: tuple[Ints, Ints, Flags]) -> 
 
 def state_part(clock: Clock, rows: pa.Table, texts: tuple[Texts | None, ...]) -> StatePart:
     """The states in ``rows`` of a tile table, all of ``clock``."""
-    n = np.array([rows[part(c, "n")].to_numpy() for c in clock.columns])
-    states: dict[str, Floats] = {}
+    words = np.empty((clock.width, rows.num_rows))
+    for row, column in enumerate(clock.columns):
+        words[row] = rows[part(column, "n")].to_numpy()
     for state in ("sum", "squares", "min", "max", "last"):
-        for name in PARTS[state]:
-            kept = [doubles(rows[part(clock.columns[j], name)], texts[j]) for j in clock.having(state)]
-            if kept:
-                states[name] = np.array(kept)
+        for name in PARTS[state] if clock.having(state) else ():
+            for row, j in enumerate(clock.having(state), clock.rows[name].start):
+                words[row] = doubles(rows[part(clock.columns[j], name)], texts[j])
     for name, nothing in (("min", np.inf), ("max", -np.inf)):
-        if name in states:
-            states[name] = np.where(np.isnan(states[name]), nothing, states[name])
+        if name in clock.rows:
+            own = words[clock.rows[name]]
+            own[np.isnan(own)] = nothing
     distinct, sketch = {}, {}
     for j in clock.having("distinct"):
         lists = rows[part(clock.columns[j], "distinct")]
@@ -165,7 +166,7 @@ def state_part(clock: Clock, rows: pa.Table, texts: tuple[Texts | None, ...]) ->
         lists = rows[part(clock.columns[j], "sketch")]
         hashes = pc.list_flatten(lists).to_numpy().view(np.uint64)
         sketch[j] = _offsets(lists), hashes, rows[part(clock.columns[j], "sketch_level")].to_numpy()
-    return StatePart(n, states, distinct, sketch)
+    return StatePart(words, distinct, sketch)
 
 
 def _texts(clock: Clock, j: int, events: pa.Table, states: pa.Table | None) -> Texts | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,51 +154,68 @@ def prefixes(terms: Floats) -> Prefixes:
     return Prefixes(_cascade(np.where(large, 0.0, terms)), huge, infinite)
 
 
-def direct(hi: Floats, lo: Floats | None, start: Ints, end: Ints) -> Pair | None:
-    """What `Prefixes.between` gives, for a few runs: each is added up for itself.
+@dataclass(frozen=True)
+class Nested:
+    """Runs of elements that end together: for each moment one per length, the shorter within the longer.
+
+    They are cut into pieces that do not overlap, each from where one run begins to where the next shorter one does.
+    ``places`` are where the pieces of a moment begin, the longest run's first, and where its runs end;
+    ``empty (moments, lengths)`` marks pieces without elements, the last piece first; ``most`` is the longest run.
+    """
+
+    places: Ints
+    empty: npt.NDArray[np.bool_]
+    most: int
+
+    @staticmethod
+    def of(starts: Ints, ends: Ints) -> Nested:
+        """``starts (lengths, moments)`` by ascending length, ``ends (moments)``."""
+        cuts = np.concatenate([ends[None], starts]).T
+        places = cuts[:, ::-1].reshape(-1)
+        return Nested(places, cuts[:, 1:] >= cuts[:, :-1], int((cuts[:, 0] - cuts[:, -1]).max(initial=0)))
+
+    def reduce(self, how: np.ufunc, padded: Floats, nothing: float) -> Floats:
+        """``how`` over each run, ``(rows, lengths * moments)``: lowest, highest, or sums that are exact. ``padded``
+        has one column more than there are elements, which holds ``nothing``."""
+        moments, lengths = self.empty.shape
+        pieces = how.reduceat(padded, self.places, axis=1).reshape(len(padded), moments, lengths + 1)[:, :, -2::-1]
+        if self.empty.any():
+            pieces = np.where(self.empty, nothing, pieces)
+        found: Floats = how.accumulate(pieces, axis=2)
+        return found.transpose(0, 2, 1).reshape(len(padded), -1)
+
+
+def direct(padded: Floats, first: Ints, second: Ints, runs: Nested) -> Pair | None:
+    """What `Prefixes.between` gives for the pairs in the rows ``first`` and ``second`` of ``padded`` (its last column
+    is 0), for a few runs: each is added up for itself.
 
     Terms are cut into slices of so few bits that plain sums of a slice are exact (Rump, Ogita and Oishi, Accurate
     floating-point summation, 2008). None where that takes too many slices, or with infinite or huge terms.
     """
-    rows = len(hi)
-    rest = hi if lo is None or not lo.any() else np.concatenate([hi, lo])
-    top = np.maximum(rest.max(axis=1, initial=0.0), -rest.min(axis=1, initial=0.0))[:, None]
+    rest, top = padded, _largest(padded)
     if not (top < _HUGE).all():
         return None
-    room = int(np.frexp(float((end - start).max(initial=0) + 2))[1])
-    total, error = np.zeros((rows, len(start))), np.zeros((rows, len(start)))
-    padded = np.zeros((len(rest), rest.shape[1] + 1))
-    cut = padded[:, :-1]
+    room = int(np.frexp(float(runs.most + 2))[1])
+    total, error = np.zeros((2, len(first), runs.empty.size))
+    cut, left = np.empty_like(padded), np.empty_like(padded)
     for _ in range(_LEVELS):
         anchor = np.ldexp(1.0, np.frexp(top)[1] + room)
         np.add(rest, anchor, out=cut)
         cut -= anchor
-        sums = reduce_padded(np.add, padded, start, end, 0.0)
-        for part in (sums[at : at + rows] for at in range(0, len(sums), rows)):
-            total, e = two_sum(total, part)
+        sums = runs.reduce(np.add, cut, 0.0)
+        for rows in (first, second):
+            total, e = two_sum(total, sums[rows])
             error = error + e
-        rest = rest - cut
-        if not rest.any():
+        rest = np.subtract(rest, cut, out=left)
+        top = _largest(rest)
+        if not top.any():
             return _ordered(total, error)
-        top = np.abs(rest).max(axis=1, keepdims=True)
     return None
 
 
-def reduce_runs(how: np.ufunc, values: npt.NDArray[Any], start: Ints, end: Ints, nothing: float) -> npt.NDArray[Any]:
-    """``how`` over ``values[:, start:end]`` for each run; ``nothing`` for empty ones."""
-    padded = np.empty((len(values), values.shape[1] + 1), values.dtype)
-    padded[:, :-1], padded[:, -1] = values, nothing
-    return reduce_padded(how, padded, start, end, nothing)
-
-
-def reduce_padded(how: np.ufunc, padded: npt.NDArray[Any], start: Ints, end: Ints, nothing: float) -> npt.NDArray[Any]:
-    """`reduce_runs` over values that have ``nothing`` as one more at their end."""
-    places = np.empty(2 * len(start), np.int64)
-    places[::2], places[1::2] = start, end
-    found: npt.NDArray[Any] = how.reduceat(padded, places, axis=1)[:, ::2]
-    empty = start >= end
-    if empty.any():
-        found[:, empty] = nothing
+def _largest(terms: Floats) -> Floats:
+    """The largest absolute value in each row, as a column."""
+    found: Floats = np.maximum(terms.max(axis=1, keepdims=True), -terms.min(axis=1, keepdims=True))
     return found
 
 

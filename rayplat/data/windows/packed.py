@@ -24,14 +24,12 @@ from rayplat.data.windows.elements import Elements, RawPart, StatePart, assemble
 from rayplat.data.windows.evaluate import state_part
 from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.pending import read_held
-from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, plain, raw
+from rayplat.data.windows.plan import CLOCK, TILE_START, TIMES, Clock, TilePlan, plain, raw
 from rayplat.data.windows.values import ClockValues
 from rayplat.data.windows.window import MICROSECOND, MOMENT
 from rayplat.errors import InvalidInput
 
 Flags = npt.NDArray[np.bool_]
-
-_PARTS = tuple((state, name) for state in ("sum", "squares", "min", "max", "last") for name in PARTS[state])
 
 
 class PackedTile(NamedTuple):
@@ -124,10 +122,10 @@ def _moments(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> li
     writer = Writer(MOMENTS, len(clock.columns), rows.num_rows, mask, texts)
     ones = np.ones(rows.num_rows, np.int64)
     writer.events(_width(clock))
-    writer.words(state.n.astype(np.float64))
-    for kept, name in _PARTS:
-        for row, j in enumerate(clock.having(kept)):
-            writer.lists(ones, state.states[name][row], text=name == "last" and bool(mask >> j & 1))
+    numbers = clock.width - len(clock.having("last"))
+    writer.words(state.words[:numbers])
+    for row, j in enumerate(clock.having("last"), numbers):
+        writer.lists(ones, state.words[row], text=bool(mask >> j & 1))
     distinct, sketch = clock.having("distinct"), clock.having("sketch")
     sizes = {("d", j): np.diff(state.distinct[j][0]) for j in distinct} | {
         ("s", j): np.diff(state.sketch[j][0]) for j in sketch
@@ -145,8 +143,7 @@ def _moments(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> li
 
 def _width(clock: Clock) -> int:
     """The words that the state of each tile has beside sets and texts."""
-    kept = sum(len(clock.having(state)) for state, _ in _PARTS)
-    return len(clock.columns) + kept + len(clock.having("distinct")) + 2 * len(clock.having("sketch"))
+    return clock.width + len(clock.having("distinct")) + 2 * len(clock.having("sketch"))
 
 
 def _events(clock: Clock, rows: pa.Table, texts: Texts | None, mask: int) -> list[bytes]:
@@ -232,20 +229,15 @@ class _States:
 
     def part(self, texts: Texts | None) -> StatePart:
         """The states with texts as ranks in ``texts``, which holds all of them."""
-        clock, at = self.clock, len(self.clock.columns)
+        clock, words = self.clock, self.fixed[: self.clock.width]
         ranks = texts.ranks(pa.array(self.texts, pa.string())) if texts else np.empty(0)
-        states: dict[str, Floats] = {}
-        for kept, name in _PARTS:
-            rows = len(clock.having(kept))
-            if rows:
-                states[name] = self.fixed[at : at + rows]
-            at += rows
-        for row, j in enumerate(clock.having("last")):
-            if self.mask >> j & 1:
-                states["last"] = states["last"].copy()
-                states["last"][row] = ranked(states["last"][row], self.before, ranks)
+        if self.mask:
+            words = words.copy()
+            for row, j in enumerate(clock.having("last"), clock.width - len(clock.having("last"))):
+                if self.mask >> j & 1:
+                    words[row] = ranked(words[row], self.before, ranks)
         distinct, sketch = clock.having("distinct"), clock.having("sketch")
-        sizes = self.fixed[at:].astype(np.int64)
+        sizes = self.fixed[clock.width :].astype(np.int64)
         levels, place, sets, sketches = sizes[len(distinct) + len(sketch) :], HEAD + len(self.fixed), {}, {}
         starts = np.full(len(self.blobs.starts), place)
         for row, j in enumerate(distinct):
@@ -258,4 +250,4 @@ class _States:
             size = sizes[len(distinct) + row]
             sketches[j] = np.append(0, np.cumsum(size)), self.blobs.run(starts, size).view(np.uint64), levels[row]
             starts = starts + size
-        return StatePart(self.fixed[: len(clock.columns)].astype(np.int64), states, sets, sketches)
+        return StatePart(words, sets, sketches)

@@ -94,6 +94,31 @@ class Clock:
     def _having(self) -> dict[str, tuple[int, ...]]:
         return {s: tuple(i for i, kept in enumerate(self.states) if s in kept) for s in STATES}
 
+    @cached_property
+    def rows(self) -> dict[str, slice]:
+        """Where the parts of a tile's state lie in a column of words: the events of each column (``n``), then those of
+        `PARTS` that have a fixed size. Parts that no column keeps are left out."""
+        found, at = {"n": slice(0, len(self.columns))}, len(self.columns)
+        for state in ("sum", "squares", "min", "max", "last"):
+            for name in PARTS[state] if self.having(state) else ():
+                found[name] = slice(at, at + len(self.having(state)))
+                at = found[name].stop
+        return found
+
+    @cached_property
+    def of_sums(self) -> tuple[slice, Ints, Ints] | None:
+        """Which rows hold sums and sums of squares; among them those of first and of second parts. None: no row."""
+        if "sum" not in self.rows and "squares" not in self.rows:
+            return None
+        parts = [self.rows[name] for state in ("sum", "squares") if state in self.rows for name in PARTS[state]]
+        at = [np.arange(rows.start, rows.stop) - parts[0].start for rows in parts]
+        return slice(parts[0].start, parts[-1].stop), np.concatenate(at[::2]), np.concatenate(at[1::2])
+
+    @cached_property
+    def width(self) -> int:
+        """The number of words that `rows` tells apart."""
+        return max(int(rows.stop) for rows in self.rows.values())
+
     @property
     def lengths_us(self) -> tuple[int, ...]:
         """The distinct window lengths, ascending."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from rayplat.data.windows.elements import Elements
-from rayplat.data.windows.exact import Floats, Ints, Pair, Prefixes, direct, prefixes, reduce_runs, spread
+from rayplat.data.windows.elements import Elements, padded
+from rayplat.data.windows.exact import Floats, Ints, Nested, Pair, Prefixes, direct, prefixes, spread
 from rayplat.data.windows.moments import last_values
 from rayplat.data.windows.occurrences import Occurrences
 from rayplat.data.windows.plan import Clock, Group
@@ -50,6 +52,10 @@ class Runs:
         """Whether each run can be gone through for itself."""
         return self.few and int((self.ends - self.starts).sum()) <= _SHORT
 
+    @cached_property
+    def nested(self) -> Nested:
+        return Nested.of(self.starts, self.ends)
+
     def each(self) -> Iterator[Runs]:
         """One length at a time, where all together would take too much memory."""
         if self.few:
@@ -78,10 +84,16 @@ class ClockValues:
         return found
 
     @cached_property
+    def _words(self) -> Floats:
+        """`Elements.words`, where all are single events too."""
+        e, clock = self._elements, self._clock
+        return padded(clock, {"n": e.n, **e.states}) if e.words is None else e.words
+
+    @cached_property
     def _counts(self) -> Ints:
         n = self._elements.n
         counts = np.zeros((len(n), n.shape[1] + 1), np.int64)
-        np.cumsum(n, axis=1, out=counts[:, 1:])
+        np.cumsum(n, axis=1, dtype=np.int64, out=counts[:, 1:])
         return counts
 
     def _ends(self, codes: Ints, moments: Ints) -> Ints:
@@ -120,7 +132,7 @@ class ClockValues:
         """By function and column its values ``(lengths, moments)``."""
         start, end = runs.flat
         if runs.short:
-            count = reduce_runs(np.add, self._elements.n.astype(np.int64, copy=False), start, end, 0)
+            count: npt.NDArray[Any] = runs.nested.reduce(np.add, self._words[self._clock.rows["n"]], 0.0)
         else:
             count = self._counts.take(end, axis=1) - self._counts.take(start, axis=1)
         state = {name: list(columns) for name, columns in group.of_state.items()}
@@ -154,23 +166,21 @@ class ClockValues:
         return found
 
     def _moments(self, columns: Mapping[str, list[int]], runs: Runs) -> tuple[Pair, Pair]:
-        """Sums and sums of squares; of few elements both in one go."""
-        states, first, second = self._elements.states, columns.get("sum", []), columns.get("squares", [])
-        if second and runs.short and len(self._elements.codes) <= _FEW:
-            hi = np.concatenate([states["sum"], states["squares"]])
-            lo = states.get("squares_lo", np.zeros_like(states["squares"]))
-            lo = np.concatenate([states.get("sum_lo", np.zeros_like(states["sum"])), lo])
-            if found := direct(hi, lo, *runs.flat):
-                cut = len(states["sum"])
+        """Sums and sums of squares; in short runs all in one go."""
+        of_clock = self._clock.of_sums
+        if runs.short and of_clock is not None:
+            rows, first, second = of_clock
+            if found := direct(self._words[rows], first, second, runs.nested):
+                cut = len(self._clock.having("sum"))
                 return (found[0][:cut], found[1][:cut]), (found[0][cut:], found[1][cut:])
-        return self._summed("sum", first, runs), self._summed("squares", second, runs)
+        return self._summed("sum", columns.get("sum", []), runs), self._summed(
+            "squares", columns.get("squares", []), runs
+        )
 
     def _summed(self, name: str, columns: Sequence[int], runs: Runs) -> Pair:
         if not columns:
             return np.empty((0, 0)), np.empty((0, 0))
         hi, lo = self._elements.states[name], self._elements.states.get(f"{name}_lo")
-        if runs.short and (found := direct(hi, lo, *runs.flat)):
-            return found
         if name not in self._sums:
             self._sums[name] = _Sums.of(hi, lo)
         having = self._clock.having(name)
@@ -178,15 +188,20 @@ class ClockValues:
 
     def _extremes(self, group: Group, runs: Runs) -> Pair:
         """Smallest and largest of each run, for the columns of the group that need them."""
+        if runs.short:
+            return self._extreme(np.minimum, "min", np.inf, runs), self._extreme(np.maximum, "max", -np.inf, runs)
         states, clock = self._elements.states, self._clock
         low, high = group.of_state.get("min", ()), group.of_state.get("max", ())
         parts = [states["min"][_at(low, clock.having("min"))]] if low else []
         parts += [-states["max"][_at(high, clock.having("max"))]] if high else []
         if not parts:
             return np.empty((0, 0)), np.empty((0, 0))
-        both = np.concatenate(parts)
-        found = reduce_runs(np.minimum, both, *runs.flat, np.inf) if runs.short else smallest(both, *runs.flat)
+        found = smallest(np.concatenate(parts), *runs.flat)
         return found[: len(low)], -found[len(low) :]
+
+    def _extreme(self, how: np.ufunc, name: str, nothing: float, runs: Runs) -> Floats:
+        rows = self._clock.rows.get(name)
+        return np.empty((0, 0)) if rows is None else runs.nested.reduce(how, self._words[rows], nothing)
 
     @cached_property
     def _last(self) -> tuple[Floats, Ints]:

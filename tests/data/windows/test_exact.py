@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplat.data.windows.exact import (
+    Nested,
     add_pairs,
     as_ieee,
     direct,
@@ -62,7 +63,8 @@ def test_runs_sum_as_exactly_as_fsum_by_every_way(values: list[float], data: st.
     size = sum(abs(v) for v in values)
     with as_ieee():
         by_prefix = prefixes(terms).between(*run)[0][0, 0]
-        by_cut = direct(terms, None, *run)
+        padded, nested = np.array([[*values, 0.0], [0.0] * (len(values) + 1)]), Nested.of(run[0][None], run[1])
+        by_cut = direct(padded, np.array([0]), np.array([1]), nested)
     assert abs(by_prefix - exact) <= 1e-15 * abs(exact) + 1e-80 * size
     if by_cut is not None:
         assert abs(by_cut[0][0, 0] - exact) <= 1e-15 * abs(exact)
@@ -101,3 +103,16 @@ def test_the_smallest_of_any_run(values: list[float], data: st.DataObject) -> No
     end = data.draw(st.integers(start, len(values)))
     found = smallest(np.array([values]), np.array([start]), np.array([end]))
     assert found[0, 0] == min(values[start:end], default=math.inf)
+
+
+@given(st.lists(st.integers(-9, 9), max_size=30), st.data())
+def test_nested_runs_are_reduced_like_each_by_itself(values: list[int], data: st.DataObject) -> None:
+    place = st.integers(0, len(values))
+    cuts = [sorted(data.draw(st.lists(place, min_size=4, max_size=4)), reverse=True) for _ in range(3)]
+    ends, starts = np.array(cuts).T[0], np.array(cuts).T[1:]
+    nested = Nested.of(starts, ends)
+    for how, whole, nothing in ((np.add, sum, 0.0), (np.minimum, min, np.inf), (np.maximum, max, -np.inf)):
+        found = nested.reduce(how, np.array([[*values, nothing]]), nothing).reshape(starts.shape)
+        for (length, moment), start in np.ndenumerate(starts):
+            run = values[start : ends[moment]]
+            assert found[length, moment] == (whole(run) if run else nothing)
