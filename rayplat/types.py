@@ -196,6 +196,30 @@ class FeatureViewInfo:
 
 
 @dataclass(frozen=True)
+class FeatureVersion:
+    """One applied version of a feature view; the ``current`` one is what its name means. ``built`` is the latest
+    version of its table (None: never built), which holds the source at ``source_version``."""
+
+    id: str
+    digest: str
+    current: bool
+    table: str
+    built: TableVersion | None
+    source_version: int | None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One declaration that was applied. ``change`` is ``new``, ``changed`` (another version beside the old ones) or
+    ``same``."""
+
+    kind: str
+    name: str
+    digest: str
+    change: str
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """A point-in-time correct data set, written once. ``data`` is the Delta version that holds its rows;
     ``pins`` are the versions it was computed from; ``digest`` names all of that. ``join_key`` is the only one of
@@ -301,10 +325,19 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class ParityEvidence:
+    """The part of a `ParityReport` that a gate decides on."""
+
+    vectors: int
+    mismatched: int
+
+
+@dataclass(frozen=True)
 class FeatureParity:
     """How far one feature's logged online values are from the point-in-time join at the same moments.
 
-    ``examples`` hold ``key``, ``at``, ``online``, ``offline`` of the first mismatches."""
+    ``compared`` is 0 for a feature that cannot be replayed: a request sent it, or what it is computed from.
+    ``examples`` hold ``key``, ``at`` (ISO 8601), ``online``, ``offline`` of the first mismatches."""
 
     feature: str
     compared: int
@@ -330,13 +363,10 @@ class ParityReport:
     def mismatch_rate(self) -> float:
         return self.mismatched / self.vectors if self.vectors else 0.0
 
-
-@dataclass(frozen=True)
-class ParityEvidence:
-    """The part of a `ParityReport` that a gate decides on."""
-
-    vectors: int
-    mismatched: int
+    @property
+    def evidence(self) -> ParityEvidence:
+        """What a promotion is given of it."""
+        return ParityEvidence(self.vectors, self.mismatched)
 
 
 @dataclass(frozen=True)

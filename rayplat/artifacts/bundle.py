@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from rayplat.artifacts import pt2
 from rayplat.artifacts.encoding import Encoding
+from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch
 from rayplat.types import FeatureSpec, ModelSpec
 
@@ -92,6 +93,14 @@ def read_spec(folder: Path) -> ModelSpec:
     return _read(folder)[0]
 
 
+def spec_of(store: ArtifactStore, digest: str) -> ModelSpec:
+    """The same of a bundle in ``store``, of which nothing else is read. Raises NotFound, Corrupt, InvalidInput."""
+    for entry in store.manifest(digest).entries:
+        if entry.path == SPEC_FILE:
+            return _parse(store.get_bytes(entry.digest))[0]
+    raise NotFound("model bundle", digest, f"the tree holds no {SPEC_FILE}")
+
+
 def read_example(folder: Path) -> dict[str, dict[str, list[Any]]]:
     """``{"columns": …, "outputs": …}`` of the stored example, by column."""
     example: dict[str, dict[str, list[Any]]] = _read(folder)[2]
@@ -122,11 +131,16 @@ def _load_graph(folder: Path, spec: ModelSpec, encoding: Encoding) -> Callable[.
 
 
 def _read(folder: Path) -> tuple[ModelSpec, Encoding, Any]:
-    file = Path(folder) / SPEC_FILE
     try:
-        stored = json.loads(file.read_text())
+        content = (Path(folder) / SPEC_FILE).read_bytes()
     except FileNotFoundError:
         raise NotFound("model bundle", str(folder), f"it would hold {SPEC_FILE}") from None
+    return _parse(content)
+
+
+def _parse(content: bytes) -> tuple[ModelSpec, Encoding, Any]:
+    try:
+        stored = json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InvalidInput(SPEC_FILE, f"not valid JSON: {e}") from e
     try:

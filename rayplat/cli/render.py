@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rayplat.monitor.report import render as drift_table
-from rayplat.types import DriftReport
+from rayplat.types import DriftReport, ParityReport
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -33,6 +33,8 @@ def show(result: Any, as_json: bool) -> None:
         OUT.print(_pairs(result), soft_wrap=True)
     elif isinstance(result, DriftReport):
         OUT.print(drift_table(result))
+    elif isinstance(result, ParityReport):
+        OUT.print(_parity(result), _parity_sum(result), sep="\n")
     elif dataclasses.is_dataclass(result):
         OUT.print(_pairs(_fields(result)), soft_wrap=True)
     elif isinstance(result, Sequence) and result and all(isinstance(r, DriftReport) for r in result):
@@ -47,6 +49,32 @@ def fail(message: str) -> None:
     """One line on stderr."""
     line = " ".join(message.split())
     ERR.print(f"[bold red]error:[/bold red] {_escape(line)}", soft_wrap=True)
+
+
+def _parity(report: ParityReport) -> Table:
+    """A row per feature, those that differ most often first."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("feature", "compared", "mismatches", "share", "first example"):
+        table.add_column(name, overflow="fold")
+    for found in sorted(report.features, key=lambda f: (-f.mismatches, f.compared == 0)):
+        if not found.compared:
+            table.add_row(_escape(found.feature), "[dim]none[/dim]", "-", "-", "[dim]a request sent it[/dim]")
+            continue
+        share = f"{found.mismatches / found.compared:.2%}"
+        style = "red" if found.mismatches else "green"
+        first = next(iter(found.examples), None)
+        shown = f"{first['key']} at {first['at']}: {first['online']} ≠ {first['offline']}" if first else ""
+        counts = (str(found.compared), f"[{style}]{found.mismatches}[/{style}]", share)
+        table.add_row(_escape(found.feature), *counts, _escape(shown))
+    return table
+
+
+def _parity_sum(report: ParityReport) -> str:
+    style = "red" if report.mismatched else "green"
+    return (
+        f"[{style}]{report.mismatched} of {report.vectors} vectors differ[/{style}] "
+        f"({report.mismatch_rate:.2%}; {_escape(report.model)} version {report.version}, examples: online ≠ offline)"
+    )
 
 
 def _rows(items: Sequence[Any]) -> Table:

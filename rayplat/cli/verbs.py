@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, render
+from rayplat.cli import connection, feature_file, render
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -40,7 +40,10 @@ TOP_LEVEL = {
     ("models", "alias"): "alias",
 }
 RENAMED = {("tokens", "list"): "ls"}
+# Verbs that take something else from a command line than over HTTP.
+WRITTEN: dict[tuple[str, str], Callable[..., None]] = {("features", "apply"): feature_file.apply}
 _SIMPLE = (str, int, float, bool)
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY  # a parameter that is named in Python is an option here
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +56,8 @@ def register(app: typer.Typer) -> None:
         for verb in verbs(noun):
             top = TOP_LEVEL.get((noun.NAME, verb.name))
             target, name = (app, top) if top else (group, RENAMED.get((noun.NAME, verb.name), verb.name))
-            target.command(name, help=verb.doc.partition("\n")[0].replace("``", "`"))(_command(noun, verb))
+            command = WRITTEN.get((noun.NAME, verb.name)) or _command(noun, verb)
+            target.command(name.replace("_", "-"), help=verb.doc.partition("\n")[0].replace("``", "`"))(command)
 
 
 def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
@@ -89,7 +93,7 @@ def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
     required = parameter.default is parameter.empty
     if kind is list:
         return Annotated[list[str], typer.Argument()] if required else Annotated[list[str] | None, typer.Option()]
-    named = parameter.name == "reason" or isinstance(parameter.annotation, EnumType)
+    named = parameter.name == "reason" or isinstance(parameter.annotation, EnumType) or parameter.kind is _KEYWORD
     if parameter.name in verb.route.path_params or (required and kind in (str, int) and not named):
         return Annotated[kind, typer.Argument()]
     if kind is dict:

@@ -70,9 +70,10 @@ class FeatureStore:
         """Raises `NotFound`."""
         return self.declaration(name).info()
 
-    def declaration(self, name: str) -> View:
-        """The declaration of a view as it was applied. Raises `NotFound`."""
-        found = catalog.get(self._online, name)
+    def declaration(self, name: str, digest: str | None = None) -> View:
+        """The declaration of a view as it was applied last, or of the version with this digest. Raises `NotFound`,
+        `Conflict` where only other versions were applied."""
+        found = catalog.get(self._online, name, digest)
         if found.declaration is None:
             raise NotFound("feature view", name, "Feast has one of this name, but it was not declared here")
         return found.view()
@@ -85,11 +86,11 @@ class FeatureStore:
         """Raises `NotFound`."""
         return catalog.get_service(self._online, name)
 
-    def versions(self) -> list[FeatureView]:
-        """Every applied version of every view that has a table, old ones too: models read the version they were made
-        with, so all of them are materialized as long as they are in use."""
+    def versions(self, name: str | None = None) -> list[FeatureView]:
+        """Every applied version of every view (or of the one called ``name``) that has a table, old ones too: models
+        read the version they were made with, so all of them are materialized as long as they are in use."""
         views = (d.view() for d in catalog.definitions(self._online).values() if d.declaration is not None)
-        return [view for view in views if isinstance(view, FeatureView)]
+        return [view for view in views if isinstance(view, FeatureView) and name in (None, view.name)]
 
     def materialize(
         self, tables: Tables, views: Sequence[View], upto: datetime, *, fresh: bool = False

@@ -38,6 +38,7 @@ from rayplat.types import (
     Endpoint,
     Evidence,
     ModelVersion,
+    ParityEvidence,
     Promotion,
     Role,
     TableVersion,
@@ -179,7 +180,18 @@ def evaluate(platform: Platform, version: int, alias: str = ALIAS) -> Evidence:
         candidate=metrics,
         baseline_version=baseline.version if baseline else None,
         baseline=_holdout_metrics(context, baseline, second) if baseline else None,
+        parity=_parity(platform, version),
     )
+
+
+def _parity(platform: Platform, version: int) -> ParityEvidence | None:
+    """How the features that ``version`` was given online compare, where promotions ask for it and it was asked."""
+    if parts(platform).settings.registry.max_parity_mismatch is None:
+        return None
+    try:
+        return platform.features.parity(MODEL, version).evidence
+    except NotFound:
+        return None
 
 
 def _holdout_metrics(context: Context, version: ModelVersion, training_set: TrainingSet) -> dict[str, float]:

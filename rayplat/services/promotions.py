@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from rayplat.errors import InvalidInput
 from rayplat.services.verbs import Noun, route
-from rayplat.types import AliasHead, AuditEntry, Evidence, Promotion, PromotionState, Role
+from rayplat.types import AliasHead, AuditEntry, Evidence, ParityEvidence, Promotion, PromotionState, Role
 
 
 class Promotions(Noun):
@@ -24,8 +27,21 @@ class Promotions(Noun):
         return self._context.registry.promotion(promotion_id)
 
     @route("POST", "/promotions", Role.DEVELOPER)
-    def request(self, model: str, version: int, alias: str, evidence: Evidence | None = None) -> Promotion:
-        """Ask to point ``alias`` at ``version``; the gates decide at once, and without evidence they fail."""
+    def request(
+        self,
+        model: str,
+        version: int,
+        alias: str,
+        evidence: Evidence | None = None,
+        parity: ParityEvidence | None = None,
+    ) -> Promotion:
+        """Ask to point ``alias`` at ``version``; the gates decide at once, and without evidence they fail.
+
+        ``parity`` goes into the evidence: the counts of a report of `rayplat features parity`."""
+        if parity is not None:
+            if evidence is None:
+                raise InvalidInput("parity", "is a part of the evidence: give the evidence too")
+            evidence = replace(evidence, parity=parity)
         return self._context.registry.request_promotion(model, version, alias, evidence, self._context.principal)
 
     @route("POST", "/promotions/{promotion_id}/approve", Role.APPROVER)

@@ -36,7 +36,7 @@ def test_what_differs_is_counted_and_shown(online: object, offline: object) -> N
     found, anywhere = parity.compare(vectors(x=[online]), vectors(x=[offline]), ["x"], "key", "at")
     assert found[0].mismatches == 1
     assert anywhere.tolist() == [True]
-    assert found[0].examples == ({"key": "k0", "at": AT, "online": online, "offline": offline},)
+    assert found[0].examples == ({"key": "k0", "at": AT.isoformat(), "online": online, "offline": offline},)
 
 
 def test_a_null_string_is_not_the_empty_string() -> None:
