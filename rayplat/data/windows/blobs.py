@@ -36,7 +36,7 @@ class Blobs:
     def read(blobs: Sequence[bytes], kind: float, columns: int) -> Blobs:
         """Raises `Corrupt` for bytes that are not of this ``kind`` with that many value columns."""
         words, size = b"".join(blobs), len(blobs[0]) if blobs else 0
-        if size >= 8 * HEAD and size % 8 == 0 and len(words) == size * len(blobs):  # all of one size, or it shows below
+        if size >= 8 * HEAD and size % 8 == 0 and set(map(len, blobs)) == {size}:
             table = np.frombuffer(words, "<f8").reshape(len(blobs), -1)
             if (table[:, :2] == (kind, columns)).all():
                 return Blobs(table.reshape(-1), np.arange(len(blobs)) * (size // 8), table[:, :HEAD])

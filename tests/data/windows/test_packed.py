@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayplat.data.windows import Fetched, TilePlan, Window, answer, evaluate, fold, needed, pack, push, settle
+from rayplat.data.windows.blobs import Blobs
 from rayplat.errors import Corrupt, InvalidInput
 from tests.data.windows import oracle
 from tests.data.windows.oracle import START, TIME, Shelf, events, same, us
@@ -130,6 +131,14 @@ def test_a_tile_given_twice_is_refused() -> None:
     twice = [[0, 0], [tile.clock] * 2, [tile.start_us] * 2, [tile.moments] * 2, [tile.events] * 2, [None, None]]
     with pytest.raises(InvalidInput, match="twice"):
         answer(PLAN, Fetched(*twice), [us(START)])
+
+
+def test_bytes_of_different_sizes_are_told_apart_where_their_mean_size_is_that_of_the_first() -> None:
+    sizes = [7, 6, 8]  # words; at 14, where a third blob of 7 would begin, kind and columns seem to stand
+    blobs = [np.array([2.0] * 3 + [0.0] * (size - 3)).tobytes() for size in sizes]
+    read = Blobs.read(blobs, 2.0, 2)
+    assert read.starts.tolist() == [0, 7, 13]
+    assert read.head[:, :3].tolist() == [[2.0] * 3] * 3
 
 
 def test_no_tiles_give_empty_windows() -> None:
