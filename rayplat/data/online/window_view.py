@@ -75,7 +75,7 @@ class WindowReader:
 
     def _fetched(self, found: Sequence[FoundTiles]) -> Fetched:
         per, tile_us = len(self._clocks), self._plan.tile_us
-        row: list[int] = []
+        counts: list[int] = []
         clock: list[str] = []
         start: list[int] = []
         moments: list[bytes | None] = []
@@ -84,13 +84,14 @@ class WindowReader:
         for i, answered in enumerate(found):
             base, pushed = answered.moments, answered.pushed
             numbers = [*base, *(tile for tile in pushed if tile not in base)] if pushed else list(base)
-            row += [i // per] * len(numbers)
+            counts.append(len(numbers))
             clock += [self._clocks[i % per]] * len(numbers)
-            start += [tile * tile_us for tile in numbers]
-            moments += map(base.get, numbers)
+            start += numbers
+            moments += map(base.get, numbers) if pushed else base.values()
             events += map(answered.events.get, numbers)
             pending += map(pushed.get, numbers) if pushed else [None] * len(numbers)
-        return Fetched(row, clock, start, moments, events, pending)
+        row = np.repeat(np.arange(len(found)) // per, counts)
+        return Fetched(row, clock, np.array(start, np.int64) * tile_us, moments, events, pending)
 
 
 def read_windows(

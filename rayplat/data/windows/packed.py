@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
-from operator import itemgetter
+from itertools import compress, repeat
+from operator import is_not, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,9 +56,9 @@ class Fetched:
     """Fetched tiles, one entry each in every sequence: ``row`` is the number of the request's key, None stands for
     bytes that were not fetched or are not there. Any order, each tile once; those that are not needed do no harm."""
 
-    row: Sequence[int]
+    row: Sequence[int] | Ints
     clock: Sequence[str]
-    start_us: Sequence[int]
+    start_us: Sequence[int] | Ints
     moments: Sequence[bytes | None]
     events: Sequence[bytes | None]
     pending: Sequence[bytes | None]
@@ -165,18 +165,18 @@ def _elements(clock: Clock, fetched: Fetched) -> Elements:
         fetched, codes, starts = _chosen(fetched, order.tolist()), codes[order], starts[order]
         if ((codes[1:] == codes[:-1]) & (starts[1:] == starts[:-1])).any():
             raise InvalidInput("fetched tiles", f"one of {clock.name} is there twice for the same key")
-    apart = np.array([e is not None for e in fetched.events], np.bool_)
+    apart = _there(fetched.events)
     with_events, with_pending = np.flatnonzero(apart), np.empty(0, np.int64)
     if fetched.pending.count(None) < len(fetched.pending):
-        waiting = np.array([p is not None for p in fetched.pending], np.bool_)
+        waiting = _there(fetched.pending)
         with_pending, apart = np.flatnonzero(waiting), apart | waiting
-    whole = [m is not None for m in fetched.moments]
-    if apart.any():
-        whole = (np.array(whole, np.bool_) & ~apart).tolist()
-    blobs: list[Any] = list(compress(fetched.moments, whole))
+    whole = ~apart
+    if fetched.moments.count(None):
+        whole &= _there(fetched.moments)
+    blobs: list[Any] = list(compress(fetched.moments, whole.tolist()))
     state = _States.read(clock, blobs)
-    events = [e for e in compress(fetched.events, apart.tolist()) if e is not None]
-    pending = [p for p in compress(fetched.pending, apart.tolist()) if p is not None]
+    events = [e for e in map(fetched.events.__getitem__, with_events.tolist()) if e is not None]
+    pending = [p for p in map(fetched.pending.__getitem__, with_pending.tolist()) if p is not None]
     held = read_held(events, pending, len(clock.columns), state.texts)
     held = replace(held, owner=np.concatenate([with_events, with_pending])[held.owner])
     if pending:
@@ -185,10 +185,14 @@ def _elements(clock: Clock, fetched: Fetched) -> Elements:
     mask = held.mask | state.mask
     texts = tuple(held.texts if mask >> j & 1 else None for j in range(len(clock.columns)))
     if len(blobs) + int(apart.sum()) < len(codes):
-        there = apart | np.array(whole, np.bool_)
+        there = apart | whole
         codes, starts, apart = codes[there], starts[there], apart[there]
     parts = state.part(held.texts) if blobs else None
     return assemble(clock, (codes, starts, apart), RawPart(counts, held.times, held.values), parts, texts)
+
+
+def _there(blobs: Sequence[bytes | None]) -> Flags:
+    return np.fromiter(map(is_not, blobs, repeat(None)), np.bool_, len(blobs))
 
 
 def _chosen(fetched: Fetched, at: Sequence[int]) -> Fetched:
@@ -198,7 +202,7 @@ def _chosen(fetched: Fetched, at: Sequence[int]) -> Fetched:
     return Fetched(*(pick(values) for values in _sequences(fetched)))
 
 
-def _sequences(fetched: Fetched) -> tuple[Sequence[Any], ...]:
+def _sequences(fetched: Fetched) -> tuple[Any, ...]:
     return fetched.row, fetched.clock, fetched.start_us, fetched.moments, fetched.events, fetched.pending
 
 
