@@ -14,6 +14,7 @@ import uvicorn
 from rayplat import identity
 from rayplat import settings as settings_module
 from rayplat.api.app import Backend, build
+from rayplat.data.feature_store import FeatureStore
 from rayplat.data.tables import Tables
 from rayplat.platform.processes import wait_until
 from rayplat.services.verbs import Context
@@ -42,7 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     known = {secret: Principal(f"{role}-person", role) for role, secret in secrets.items()}
     registry: Any = FakeRegistry()
     tracking: Any = FakeTracking()
-    features: Any = None
+    features = FeatureStore(settings)
     context = Context(
         settings,
         registry,

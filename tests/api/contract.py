@@ -5,13 +5,24 @@ a registered model with two versions or more whose ``champion`` is set. Results 
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayplat.errors import BadRows, InvalidInput, InvalidName, NotFound
-from rayplat.types import AliasHead, ChangeCount, Ingested, ModelVersion, PromotionState, Role, SourceSpec
+from rayplat.types import (
+    AliasHead,
+    ChangeCount,
+    Evidence,
+    Ingested,
+    ModelVersion,
+    ParityEvidence,
+    PromotionState,
+    Role,
+    SourceSpec,
+)
 
 
 class ClientContract:
@@ -90,6 +101,38 @@ class ClientContract:
             platform.tables.unpin(name, 1)
         with pytest.raises(InvalidInput, match="kind"):
             platform.tables.ingest(name, SourceSpec("orders", "xml", "x"))
+
+    def test_features(self, platform: Any, model: str) -> None:
+        for ask in (
+            lambda: platform.features.get("no-such-view"),
+            lambda: platform.features.versions("no-such-view"),
+            lambda: platform.features.build("no-such-view"),
+            lambda: platform.features.refresh("no-such-view"),
+            lambda: platform.features.materialize(("no-such-view",)),
+            lambda: platform.features.read("no-such-view", ("k",)),
+            lambda: platform.features.training_sets("no-such-view"),
+            lambda: platform.features.training_set(
+                "set", service="no-such-view", table="t", event_time="at", label="late"
+            ),
+        ):
+            with pytest.raises(NotFound, match="no-such-view"):
+                ask()
+        assert isinstance(platform.features.training_sets(), tuple)
+        with pytest.raises(NotFound, match=f"{model}:999999"):
+            platform.features.parity(model, 999_999)
+        with pytest.raises(InvalidInput, match=r"views\[0\]"):
+            platform.features.apply(views=({"name": "half"},))
+        with pytest.raises(InvalidInput, match="there are none"):
+            platform.features.apply()
+
+    def test_parity_is_a_part_of_the_evidence(self, platform: Any, model: str) -> None:
+        newest = platform.models.versions(model)[0].version
+        evidence = Evidence("sha256:" + "a" * 64, 10, {"auc": 0.7})
+        asked = platform.promotions.request(model, newest, "contract-parity", evidence, ParityEvidence(200, 1))
+        assert asked.evidence == replace(evidence, parity=ParityEvidence(200, 1))
+        assert platform.promotions.get(asked.promotion_id) == asked
+        with pytest.raises(InvalidInput, match="give the evidence too"):
+            platform.promotions.request(model, newest, "contract-parity", parity=ParityEvidence(200, 1))
 
     def test_runs(self, platform: Any) -> None:
         runs = platform.runs.list(limit=1)

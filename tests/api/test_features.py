@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from rayplat.data.feature_store import FeatureStore
-from rayplat.errors import InvalidInput, NotFound
+from rayplat.data.features import FeatureService, col
+from rayplat.data.online import catalog, open_store
+from rayplat.errors import InvalidInput, NotFound, RayplatError
 from rayplat.services.features import Features
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings
 from rayplat.types import Principal, Role
-from tests.data.declared import DELAYS, START, flights
+from tests.data.declared import DELAYS, FLIGHT, SCHEDULE, START, flights
 from tests.data.online.world import apply_all
 
 EVENT: dict[str, tuple[Any, ...]] = {
@@ -50,6 +52,45 @@ def test_materialize_push_and_read(features: Features) -> None:
     assert (found["features"]["departures_1h"], found["features"]["delay_1h"]) == (2, 30.0)
     assert (missing["found"], missing["features"]["distance"]) == (False, None)
     assert features.read("all", ("f99",), later)[0]["features"]["distance"] == 5.0
+
+
+def test_versions_tell_what_the_tables_hold(features: Features) -> None:
+    (only,) = features.versions("delays")
+    assert (only.id, only.current, only.built, only.source_version) == (DELAYS.id, True, None, None)
+    with pytest.raises(NotFound, match="nope"):
+        features.versions("nope")
+
+
+@pytest.mark.ray
+def test_build_refresh_and_training_set(features: Features, ray_cluster: str) -> None:
+    tables = features._context.tables
+    built = features.build("schedule")
+    (version,) = features.versions("schedule")
+    assert (version.built, version.source_version) == (built, 0)
+    assert features.build("schedule") == built
+    tables.append("flights", flights().slice(0, 1).set_column(0, "flight", [["new"]]))
+    (refreshed,) = features.refresh("schedule")
+    assert (refreshed.version, refreshed.row_count) == (built.version + 1, 11)
+    service = FeatureService("one", FLIGHT, (SCHEDULE,))
+    catalog.put_service(open_store(features._context.settings.online_store), service)
+    made = features.training_set("one", service="one", table="flights", event_time="asked", label="late")
+    assert (made.data.row_count, made.keys, made.service) == (10, ("flight",), "one")
+    assert features.training_sets() == (made,) == features.training_sets("one")
+    few = (col("distance") < 300).to_dict()
+    some = features.training_set("few", service="one", table="flights", event_time="asked", label="late", where=few)
+    assert some.data.row_count == 4
+    assert features.training_sets() == (some, made)
+    for wrong, said in (
+        ({"service": "nope"}, "nope"),
+        ({"label": "nope"}, "no label 'nope'"),
+        ({"event_time": "nope"}, "no event time 'nope'"),
+        ({"key": ("origin",)}, "keyed by 'flight'"),
+        ({"pins": {"nope": 1}}, "no built view 'nope'"),
+        ({"where": {"op": "nope"}}, "where"),
+    ):
+        given: dict[str, Any] = {"service": "one", "table": "flights", "event_time": "asked", "label": "late"}
+        with pytest.raises(RayplatError, match=said):
+            features.training_set("bad", **(given | wrong))
 
 
 def test_what_does_not_fit_is_named(features: Features) -> None:
