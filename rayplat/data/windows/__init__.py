@@ -2,7 +2,7 @@
 
 from rayplat.data.windows.evaluate import PreparedTiles, TileKernel, evaluate
 from rayplat.data.windows.packed import Fetched, Needed, PackedTile, answer, needed, pack
-from rayplat.data.windows.pending import push, settle
+from rayplat.data.windows.pending import push
 from rayplat.data.windows.plan import TilePlan
 from rayplat.data.windows.tiles import Patch, fold, patch, touched
 from rayplat.data.windows.window import FUNCTIONS, Window
@@ -24,6 +24,5 @@ __all__ = [
     "pack",
     "patch",
     "push",
-    "settle",
     "touched",
 ]

@@ -31,15 +31,6 @@ def push(base: bytes | None, pending: bytes | None, pushed: bytes) -> bytes:
     return _write(rows, target, target > 0)
 
 
-def settle(base: bytes | None, pending: bytes) -> bytes | None:
-    """What of ``pending`` the stored tile's events (``base``) do not hold yet; None where nothing is left."""
-    held = read_held([base] if base else [], [pending], _columns(pending))
-    one = np.zeros_like(held.owner)
-    rows = Held(one, held.times, held.values, held.base, held.target, held.pushes, held.texts, held.mask).grouped()
-    left = rows.target > rows.base
-    return _write(rows, rows.target, left) if left.any() else None
-
-
 @dataclass(frozen=True)
 class Held:
     """Events and their tile (``owner``): how many of each it has (``base``), the ``target`` of pending ones and

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayplat.data.windows import Fetched, TilePlan, Window, answer, evaluate, fold, needed, pack, push, settle
+from rayplat.data.windows import Fetched, TilePlan, Window, answer, evaluate, fold, needed, pack, push
 from rayplat.data.windows.blobs import Blobs
 from rayplat.errors import Corrupt, InvalidInput
 from tests.data.windows import oracle
@@ -68,7 +68,6 @@ def test_pushed_events_count_once_before_and_after_their_tile_is_written(seed: i
     written = Shelf(PLAN, pack(PLAN, whole))
     written.pending = shelf.pending
     assert mismatches(written, whole, seed) == []
-    assert {place for place, blob in shelf.pending.items() if settle(written.tiles[place].events, blob)} == set()
 
 
 def one_event(x: float | None = 1.0, word: str | None = "a", minute: int = 0) -> pa.Table:
@@ -95,16 +94,9 @@ def test_equal_events_count_as_often_as_they_were_pushed() -> None:
     assert count(base.events, twice) == 2.0  # the tile holds both by now
     third = push(base.events, None, pushed.events)
     assert count(base.events, third) == 3.0
-    assert settle(base.events, twice) is None
-    assert settle(pushed.events, twice) == twice
-    assert settle(base.events, third) == third
     other = pack(PLAN, fold(PLAN, one_event(x=2.0, word=None)))[0]
     both = push(base.events, push(None, None, pushed.events), other.events)
     assert count(base.events, both) == 3.0
-    left = settle(base.events, both)
-    assert left is not None
-    assert count(base.events, left) == 3.0
-    assert count(None, left) == 1.0
 
 
 def test_needed_names_the_ends() -> None:
