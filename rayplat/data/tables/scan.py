@@ -30,6 +30,7 @@ _FORMAT = pads.ParquetFileFormat(
     read_options=pads.ParquetReadOptions(coerce_int96_timestamp_unit="us"),  # in nanoseconds, distant years wrap round
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True),
 )
+_MORE_THAN_COMPARES = re.compile(r"\w\(|!=")  # functions and !=; all else compares, and no NaN is true of that
 _UNKNOWN = re.compile(r"FieldRef\.\w+\((?:FieldRef\.Name\()?([^)]*)\)")
 
 
@@ -82,6 +83,9 @@ class Scan:
                 continue
             names = self.schema.names if columns is None else list(columns)
             with _named_errors(one):
+                if where is not None and one._must_read(where):
+                    yield from one._reread(names, where)
+                    continue
                 for batch in one._dataset(where).to_batches(columns=names, filter=where, batch_size=_BATCH_ROWS):
                     if batch.num_rows:
                         yield pa.Table.from_batches([batch])
@@ -106,7 +110,8 @@ class Scan:
         self.check(None, where)
         if not self.files:
             return self
-        kept = {fragment.path for fragment in self._dataset(where).get_fragments(filter=where)}
+        floats = _MORE_THAN_COMPARES.search(str(where)) is None
+        kept = {fragment.path for fragment in self._dataset(where, floats=floats).get_fragments(filter=where)}
         return replace(self, files=tuple(f for f in self.files if self.place.resolve(f.key) in kept))
 
     def count(self, where: pc.Expression | None = None) -> int:
@@ -115,7 +120,7 @@ class Scan:
             self.check(None, where)
             plain = self._only(plain=True)
             with _named_errors(self):
-                found = int(plain._dataset(where).count_rows(filter=where)) if plain.files else 0
+                found = plain._counted(where) if plain.files else 0
             return found + sum(int(part.num_rows) for part in self._only(plain=False)._parts([], where))
         known = sum(f.rows or 0 for f in self.files)
         unknown = replace(self, files=tuple(f for f in self.files if f.rows is None))
@@ -154,10 +159,51 @@ class Scan:
             part = replace(self, files=tuple(group))
             with _named_errors(part):
                 if plain:
-                    yield part._dataset(where).to_table(columns=names, filter=where)
+                    yield from part._plain_rows(names, where)
                 else:
                     files = part.files if where is None else part.prune(where).files
                     yield from (part._read(file, columns, where) for file in files)
+
+    def _plain_rows(self, names: list[str] | None, where: pc.Expression | None) -> Iterator[pa.Table]:
+        if where is None or not self._on_floats(where):
+            try:
+                yield self._dataset(where).to_table(columns=names, filter=where)
+                return
+            except pa.ArrowNotImplementedError:
+                if where is None:
+                    raise
+        yield from self._reread(self.schema.names if names is None else names, where)
+
+    def _counted(self, where: pc.Expression) -> int:
+        if not self._on_floats(where):
+            try:
+                return int(self._dataset(where).count_rows(filter=where))
+            except pa.ArrowNotImplementedError:
+                pass
+        return sum(part.num_rows for part in self._reread([], where))
+
+    def _reread(self, names: Sequence[str], where: pc.Expression) -> Iterator[pa.Table]:
+        """Plain files without a look at the statistics in them; ``where`` is asked of the rows themselves."""
+        pruned = self.prune(where)
+        read = list(dict.fromkeys([*names, *where_columns(where, self.schema.names)]))
+        for batch in pruned._dataset(None).to_batches(columns=read, batch_size=_BATCH_ROWS):
+            rows = pa.Table.from_batches([batch]).filter(where).select(names)
+            if rows.num_rows:
+                yield rows
+        yield self._empty(names)
+
+    def _must_read(self, where: pc.Expression) -> bool:
+        """Whether ``where`` cannot be left to Arrow's dataset for this one file (see `_on_floats`; and views of
+        strings, as DataFusion writes them, are not compared with strings there)."""
+        if self._on_floats(where):
+            return True
+        found = _FORMAT.make_fragment(self.place.resolve(self.files[0].key), self.place.filesystem).physical_schema
+        return any(pa.types.is_string_view(f.type) or pa.types.is_binary_view(f.type) for f in found)
+
+    def _on_floats(self, where: pc.Expression) -> bool:
+        """Whether ``where`` uses floats: statistics in files leave NaN out, and Arrow's dataset takes them for what
+        holds of every row, so it would find NaN above 0 and miss it where it is asked for."""
+        return any(_has_floats(self.schema.field(n).type) for n in where_columns(where, self.schema.names))
 
     def _read(self, file: File, columns: Sequence[str] | None, where: pc.Expression | None) -> pa.Table:
         """One file by way of its layout."""
@@ -184,12 +230,13 @@ class Scan:
     def _empty(self, columns: Sequence[str] | None) -> pa.Table:
         return self.schema.empty_table() if columns is None else self.schema.empty_table().select(list(columns))
 
-    def _dataset(self, where: pc.Expression | None) -> pads.Dataset:
-        """The files with the guarantees that ``where`` can use."""
+    def _dataset(self, where: pc.Expression | None, *, floats: bool = False) -> pads.Dataset:
+        """The files with the guarantees that ``where`` can use; those of ``floats`` do not hold for NaN."""
         used = [] if where is None else where_columns(where, self.schema.names)
         filesystem, fragments = self.place.filesystem, []
         for file in self.files:
-            ends = {name: file.ends[name] for name in used if name in file.ends}
+            own = (n for n in used if n in file.ends and (floats or not _has_floats(self.schema.field(n).type)))
+            ends = {name: file.ends[name] for name in own}
             holds = statistics.guarantee(self.schema, file.partition, ends)
             fragments.append(_FORMAT.make_fragment(self.place.resolve(file.key), filesystem, holds))
         return pads.FileSystemDataset(fragments, self.schema, _FORMAT, filesystem)
@@ -223,6 +270,12 @@ class _named_errors:  # noqa: N801 - reads as a context
         if not isinstance(error, OSError):
             what = f"its files do not fit its columns or the expression: {error}"
             raise InvalidInput(f"table {self._scan.place.name}", what) from error
+
+
+def _has_floats(dtype: pa.DataType) -> bool:
+    if pa.types.is_nested(dtype):
+        return any(_has_floats(dtype.field(i).type) for i in range(dtype.num_fields))
+    return bool(pa.types.is_floating(dtype))
 
 
 def _is_network(error: BaseException) -> bool:

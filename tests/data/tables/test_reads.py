@@ -398,3 +398,36 @@ def test_workers_apply_vectors_and_mapping(tables: Tables, golden: Log, tmp_path
     _mapped(Log(tmp_path / "m"), "name", {"minReaderVersion": 2, "minWriterVersion": 5})
     late = tables.dataset("m", where=pc.field("an id") > 2, columns=["an id", "later"]).take_all()
     assert sorted(late, key=lambda row: row["an id"]) == [{"an id": 3, "later": None}, {"an id": 4, "later": "new"}]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_nan_is_found_and_is_above_nothing_whatever_statistics_say(tables: Tables, tmp_path: Path, ours: bool) -> None:
+    x, data = pc.field("x"), pa.table({"id": [1, 2, 3], "x": [1.0, float("nan"), 1.0]})
+    if ours:
+        tables.create("t", data)
+    else:
+        write_deltalake(tmp_path / "t", data)
+    for where, rows in ((pc.is_nan(x), [2]), (x > 0, [1, 3]), (x != 1, [2]), (~(x > 0), [2]), (x > 1, [])):
+        assert tables.read("t", columns=["id"], where=where)["id"].to_pylist() == rows
+        assert sum(part.num_rows for part in tables.scan("t").batches(["id"], where)) == len(rows)
+        assert tables.scan("t").count(where) == len(rows)
+
+
+def test_a_file_that_cannot_hold_a_float_is_not_opened(tables: Tables) -> None:
+    for x in (1.0, 2.0, 3.0):
+        tables.overwrite("t", pa.table({"x": [x]})) if x == 1 else tables.append("t", pa.table({"x": [x]}))
+    assert len(tables.scan("t").prune((pc.field("x") > 1.5) & (pc.field("x") < 2.5)).files) == 1
+
+
+def test_strings_that_datafusion_wrote_are_compared(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"word": ["a", "b", None], "raw": [b"a", b"b", None]}))
+    [file] = DeltaTable(tmp_path / "t").file_uris()
+    views = pa.schema([("word", pa.string_view()), ("raw", pa.binary_view())])
+    pq.write_table(pq.read_table(file).cast(views), file)
+    monkeypatch.setattr("rayplat.data.tables.scan._BATCH_BYTES", 0)  # as a large file
+    for where in (pc.field("word") == "a", pc.field("raw") == b"a", pc.field("word").isin(["a", "z"])):
+        assert tables.read("t", where=where)["word"].to_pylist() == ["a"]
+        assert [part["word"].to_pylist() for part in tables.scan("t").batches(None, where) if len(part)] == [["a"]]
+        assert tables.scan("t").count(where) == 1
