@@ -17,6 +17,7 @@
     │   └── StaleGeneration         409   the alias moved between reading and writing
     ├── Corrupt                     500   stored bytes do not match their digest
     ├── Unavailable                 503   retryable: a part is down or overloaded
+    │   ├── StillRunning            503   work that goes on; the same call again waits for its end
     │   └── Unschedulable           503   the cluster lacks the resources that were asked for
     └── PartFailed                  500   a part of the platform did not start
 
@@ -190,6 +191,17 @@ class Unavailable(RayplatError):
 
     def __str__(self) -> str:
         return f"{self.what} is not available: {self.reason}"
+
+
+class StillRunning(Unavailable):
+    """``StillRunning(what)``: it outlasts one HTTP request and goes on. The same call again waits for its end."""
+
+    def __init__(self, what: str) -> None:
+        RayplatError.__init__(self, what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} is still running: send the same request again to wait for its end"
 
 
 class Unschedulable(Unavailable):

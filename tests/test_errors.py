@@ -26,6 +26,7 @@ EXAMPLES: list[RayplatError] = [
     errors.StaleGeneration("champion moved"),
     errors.Corrupt("object", "sha256:a", "sha256:b"),
     errors.Unavailable("the registry", "restarting"),
+    errors.StillRunning("features build"),
     errors.Unschedulable("training", "2 CPUs"),
     errors.PartFailed("MLflow", "port in use"),
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Query, Response
 from pydantic import ConfigDict, TypeAdapter, create_model
 
+from rayplat.api.ongoing import Ongoing
 from rayplat.services.verbs import Context, Noun, Verb, verbs
 from rayplat.types import Role
 
@@ -17,11 +18,12 @@ Contexts = Callable[[Role], Callable[..., Context]]
 
 def register(router: APIRouter, nouns: list[type[Noun]], context_for: Contexts) -> None:
     """One route per verb. ``context_for(role)`` is a dependency that checks the caller and yields the context."""
+    ongoing = Ongoing()
     for noun in nouns:
         for verb in verbs(noun):
             router.add_api_route(
                 verb.route.path,
-                _endpoint(noun, verb, context_for),
+                _endpoint(noun, verb, context_for, ongoing),
                 methods=[verb.route.method],
                 operation_id=f"{noun.NAME}_{verb.name}",
                 name=f"{noun.NAME}.{verb.name}",
@@ -32,7 +34,7 @@ def register(router: APIRouter, nouns: list[type[Noun]], context_for: Contexts) 
             )
 
 
-def _endpoint(noun: type[Noun], verb: Verb, context_for: Contexts) -> Callable[..., Response]:
+def _endpoint(noun: type[Noun], verb: Verb, context_for: Contexts, ongoing: Ongoing) -> Callable[..., Response]:
     parameters = [p for p in verb.signature.parameters.values() if p.name != "self"]
     answer: TypeAdapter[Any] = TypeAdapter(verb.signature.return_annotation)
     body_names = [p.name for p in parameters if verb.route.has_body and p.name not in verb.route.path_params]
@@ -42,7 +44,13 @@ def _endpoint(noun: type[Noun], verb: Verb, context_for: Contexts) -> Callable[.
         body = given.pop("_body", None)
         if body is not None:
             given |= {name: getattr(body, name) for name in body_names}
-        result = getattr(noun(context), verb.name)(**given)
+        call = getattr(noun(context), verb.name)
+        if verb.route.long:
+            what = f"{noun.NAME} {verb.name}"
+            key = repr((what, context.principal.name, sorted(given.items())))
+            result = ongoing.run(key, what, lambda: call(**given))
+        else:
+            result = call(**given)
         return Response(answer.dump_json(result), media_type="application/json")
 
     exposed = [

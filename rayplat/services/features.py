@@ -30,7 +30,7 @@ class Features(Noun):
 
     NAME = "features"
 
-    @route("POST", "/features/apply", Role.DEVELOPER)
+    @route("POST", "/features/apply", Role.DEVELOPER, long=True)
     def apply(
         self,
         entities: tuple[dict[str, Any], ...] = (),
@@ -72,7 +72,7 @@ class Features(Noun):
             found.append(FeatureVersion(view.id, view.digest(), view.id == current.id, view.table, made, source))
         return tuple(found)
 
-    @route("POST", "/features/views/{name}/build", Role.DEVELOPER)
+    @route("POST", "/features/views/{name}/build", Role.DEVELOPER, long=True)
     def build(self, name: str, source_version: int | None = None, allow_short_history: bool = False) -> TableVersion:
         """Compute all rows of a view from its source; nothing is written where its table holds them already.
 
@@ -84,7 +84,7 @@ class Features(Noun):
         view = self._stored(name)
         return build(self._context.tables, view, source_version, allow_short_history=allow_short_history)
 
-    @route("POST", "/features/views/{name}/refresh", Role.DEVELOPER)
+    @route("POST", "/features/views/{name}/refresh", Role.DEVELOPER, long=True)
     def refresh(self, name: str, upto: int | None = None) -> tuple[TableVersion, ...]:
         """Bring the tables of a view up to its source by what changed there, late rows included.
 
@@ -130,7 +130,7 @@ class Features(Noun):
             for i, key in enumerate(keys)
         )
 
-    @route("POST", "/features/materialize", Role.DEVELOPER)
+    @route("POST", "/features/materialize", Role.DEVELOPER, long=True)
     def materialize(
         self, views: tuple[str, ...] = (), upto: datetime | None = None, fresh: bool = False
     ) -> dict[str, int]:
@@ -155,7 +155,7 @@ class Features(Noun):
         done = self._context.features.push(self._context.tables, source, rows, to)
         return {"rows": done.rows, "version": done.version}
 
-    @route("GET", "/features/parity/{model}/{version}", Role.VIEWER)
+    @route("GET", "/features/parity/{model}/{version}", Role.VIEWER, long=True)
     def parity(
         self,
         model: str,
@@ -189,7 +189,7 @@ class Features(Noun):
         found = (training_sets.find(tables, one) for one in names)
         return tuple(one for one in found if one is not None)
 
-    @route("POST", "/features/training-sets/{name}", Role.DEVELOPER)
+    @route("POST", "/features/training-sets/{name}", Role.DEVELOPER, long=True)
     def training_set(
         self,
         name: str,

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.errors import InvalidInput, Unavailable, by_code
+from rayplat.errors import InvalidInput, StillRunning, Unavailable, by_code
 from rayplat.services.verbs import Noun, Verb, verbs
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
         for name in verb.route.path_params:
             path = path.replace(f"{{{name}}}", quote(str(given.pop(name)), safe=""))
         if verb.route.has_body:
-            answer = request(http, verb.route.method, path, json=given)
+            answer = _ended(http, verb.route.method, path, json=given)
         else:
-            answer = request(http, verb.route.method, path, params={k: v for k, v in given.items() if v is not None})
+            answer = _ended(http, verb.route.method, path, params={k: v for k, v in given.items() if v is not None})
         try:
             return returns.validate_json(answer.content)
         except ValidationError as e:
@@ -50,6 +50,15 @@ def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
     method.__name__, method.__doc__ = verb.name, verb.doc
     setattr(method, "__signature__", verb.signature)  # noqa: B010 - what help() and notebooks show
     return method
+
+
+def _ended(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    """The answer of a verb, asked for again as long as its work goes on."""
+    while True:
+        try:
+            return request(http, method, path, **kwargs)
+        except StillRunning:
+            continue  # the platform made us wait for it already
 
 
 def request(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:

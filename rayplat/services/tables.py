@@ -71,7 +71,7 @@ class Tables(Noun):
         found = self._context.tables.checks(name)
         return {} if found is None else found.to_dict()
 
-    @route("POST", "/tables/{name}/ingest", Role.DEVELOPER)
+    @route("POST", "/tables/{name}/ingest", Role.DEVELOPER, long=True)
     def ingest(
         self, name: str, source: SourceSpec, checks: dict[str, Any] | None = None, evolve: bool = False
     ) -> Ingested:
@@ -108,7 +108,7 @@ class Tables(Noun):
             raise Forbidden(caller.name, f"the pin is {by}'s; an admin may take it away")
         upkeep.unpin(self._context.tables, name, version, by or caller.name)
 
-    @route("POST", "/tables/{name}/compact", Role.DEVELOPER)
+    @route("POST", "/tables/{name}/compact", Role.DEVELOPER, long=True)
     def compact(self, name: str, target_mib: int = 128) -> TableVersion:
         """Write small files as larger ones; no row changes, and change feeds see nothing of it."""
         from rayplat.data.tables import upkeep
@@ -117,7 +117,7 @@ class Tables(Noun):
             raise InvalidInput("target_mib", f"{target_mib} is not between 1 and 8192")
         return upkeep.compact(self._context.tables, name, target_bytes=target_mib << 20)
 
-    @route("POST", "/tables/{name}/vacuum", Role.ADMIN)
+    @route("POST", "/tables/{name}/vacuum", Role.ADMIN, long=True)
     def vacuum(self, name: str, keep_days: float = 30.0, dry_run: bool = True) -> VacuumReport:
         """Remove files that no pinned version and no version of the last ``keep_days`` needs; a dry run only counts."""
         from rayplat.data.tables import upkeep

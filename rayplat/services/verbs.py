@@ -30,6 +30,7 @@ class Route:
     method: str
     path: str
     role: Role
+    long: bool = False
 
     @property
     def path_params(self) -> tuple[str, ...]:
@@ -75,11 +76,11 @@ class Noun:
         return f"<rayplat {self.NAME}: {', '.join(v.name for v in verbs(type(self)))}>"
 
 
-def route(method: str, path: str, role: Role) -> Callable[[F], F]:
-    """Mark a method of a noun as a verb."""
+def route(method: str, path: str, role: Role, *, long: bool = False) -> Callable[[F], F]:
+    """Mark a method of a noun as a verb; a ``long`` one may outlast an HTTP request (`rayplat.api.ongoing`)."""
 
     def mark(function: F) -> F:
-        function.__route__ = Route(method, path, role)  # type: ignore[attr-defined]
+        function.__route__ = Route(method, path, role, long)  # type: ignore[attr-defined]
         return function
 
     return mark
