@@ -77,6 +77,9 @@ class AsOf:
     def __post_init__(self) -> None:
         if not self.keys:
             raise InvalidInput("key", "a join needs at least one key column")
+        for what, names in (("key", self.keys), ("features", self.features)):
+            if len(set(names)) < len(names):
+                raise InvalidInput(what, f"a column is named twice in {', '.join(names)}")
         if self.ttl is not None and self.ttl < timedelta(0):
             raise InvalidInput("ttl", f"{self.ttl} is negative; None means without limit")
         if self.known_by and self.created is None:
@@ -266,6 +269,9 @@ def check_moments(spine: pa.Schema, event_time: str) -> None:
     """Raises `SchemaMismatch` where the spine has no timestamps of this name."""
     if event_time not in spine.names:
         raise SchemaMismatch(event_time, f"the spine has no such column; it has {', '.join(spine.names)}")
+    twice = next((name for name in spine.names if spine.names.count(name) > 1), None)
+    if twice is not None:
+        raise SchemaMismatch(twice, "the spine has two columns of this name; rename one")
     dtype = spine.field(event_time).type
     if not pa.types.is_timestamp(dtype) and not pa.types.is_null(dtype):
         raise SchemaMismatch(event_time, f"the spine's moments must be timestamps, got {dtype}; cast them")
@@ -282,7 +288,9 @@ def _without_nulls(rows: pa.Table, names: Sequence[str]) -> pa.Table:
         column = rows[name]
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        if column.null_count or pa.types.is_dictionary(column.type):
+        if pa.types.is_dictionary(column.type):  # whose values may be null, too
+            column = column.cast(column.type.value_type)
+        if column.null_count:
             valid = column.is_valid().to_numpy()
             kept = valid if kept is None else kept & valid
     return rows if kept is None or kept.all() else rows.filter(pa.array(kept))

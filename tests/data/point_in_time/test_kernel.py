@@ -298,3 +298,25 @@ def test_bursts_in_a_span_that_does_not_fit_into_64_bits_with_its_keys(known_by:
         assert index(side).axis.cut > 3
         expected = brute_force(spine, features, ("k",), ttl=ttl, created=True, known_by=known_by)
         assert join(spine, [side])["number"].to_pylist() == expected
+
+
+def test_a_null_among_the_values_of_a_dictionary_is_no_key() -> None:
+    keys = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["a", None]))
+    times = pa.array([1, 2, 3], pa.timestamp("us"))
+    rows = pa.table({"k": keys, "event_time": times, "x": [0, 1, 2]})
+    spine = pa.table({"k": keys, "event_time": pa.array([9, 9, 9], pa.timestamp("us"))})
+    assert join(spine, [FeatureRows(rows, "k", ("x",))])["x"].to_pylist() == [2, None, 2]
+    with np.errstate(all="raise"):
+        plain = spine.set_column(0, "k", pa.array(["a", None, "b"]))
+        assert join(plain, [FeatureRows(rows, "k", ("x",))])["x"].to_pylist() == [2, None, None]
+
+
+def test_names_that_come_twice_are_refused() -> None:
+    moment = pa.array([1], pa.timestamp("us"))
+    rows = pa.table({"k": ["a"], "event_time": moment, "x": [0]})
+    for names, message in ((("k", "k"), "key: a column"), (("k",), "features: a column")):
+        with pytest.raises(InvalidInput, match=message):
+            FeatureRows(rows, names, ("x", "x")).kernel()
+    spine = pa.table([pa.array(["a"]), pa.array(["b"]), moment], names=["k", "k", "event_time"])
+    with pytest.raises(SchemaMismatch, match="k: the spine has two columns"):
+        join(spine, [FeatureRows(rows, "k", ("x",))])
