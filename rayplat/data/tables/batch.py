@@ -14,6 +14,7 @@ from rayplat.data.tables.files import NewFile, write_files
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.scan import Scan
 from rayplat.data.tables.schema import conform, delta_schema
+from rayplat.errors import InvalidInput
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -45,6 +46,8 @@ def write(
     """Write ``data`` in the columns of ``schema`` (None: its own), a Dataset on the workers. Raises `BadRows` for what
     can be seen before a byte is written; the rest is `judge`'s."""
     if not isinstance(data, pa.Table):
+        if not hasattr(data, "write_datasink"):
+            raise InvalidInput("data", f"a pyarrow.Table or a Ray Dataset is needed, got {type(data).__name__}")
         from rayplat.data.tables import ray_io
 
         return ray_io.write(data, ray_io.Target(place, schema, tuple(by), checks, fill))

@@ -84,6 +84,8 @@ def load(place: Place, version: At = None) -> DeltaTable:
     """
     if isinstance(version, datetime):
         version = at_moment(place, version)
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+        raise InvalidInput("version", f"{version!r} is no version: give its number, a datetime, or None for the latest")
     if version is not None and version < 0:
         raise NotFound("table version", f"{place.name}@{version}", "versions are numbered from 0")
     if version is not None and not has_entry(place, version):  # delta-rs would try every version up to it

@@ -80,6 +80,8 @@ def conform(data: pa.Table, schema: pa.Schema, *, fill: bool = False) -> pa.Tabl
     """``data`` with the columns of ``schema``; with ``fill`` a nullable column that is missing becomes null and a
     narrower number is widened. Raises `SchemaMismatch` naming the first column that does not fit."""
     for name in data.column_names:
+        if data.column_names.count(name) > 1:
+            raise SchemaMismatch(name, "the data has two columns of this name; rename one")
         if name not in schema.names:
             raise SchemaMismatch(name, f"the table has no such column; it has {', '.join(schema.names)}")
     return pa.table([_column(data, field, fill) for field in schema], schema=schema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -217,3 +218,25 @@ def test_the_core_on_s3(ray_cluster: str, s3: S3) -> None:
     for thread in threads:
         thread.join(60)
     assert sorted(tables.read("d")["n"].to_pylist()) == [1, 2, 3, 4, 5, 6, 7, 8, 99]
+
+
+@pytest.mark.parametrize("version", ["latest", True, 1.0, date(2100, 1, 1)])
+def test_what_is_no_version_is_named(tmp_path: Path, version: Any) -> None:
+    tables = Tables(str(tmp_path))
+    tables.create("t", pa.table({"n": [1]}))
+    with pytest.raises(InvalidInput, match=r"version: .* is no version: give its number"):
+        tables.read("t", version)
+
+
+def test_data_of_another_kind_and_columns_that_come_twice_are_named(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path))
+    tables.create("t", pa.table({"n": [1]}))
+    odd: Any
+    for odd, message in (
+        (None, "data: a pyarrow.Table or a Ray Dataset is needed, got NoneType"),
+        ({"n": [1]}, "got dict"),
+        (pa.table([[1], [2]], names=["n", "n"]), "n: the data has two columns of this name"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            tables.append("t", odd)
+    assert tables.read("t").to_pydict() == {"n": [1]}
