@@ -21,6 +21,7 @@ OUT = Console()
 ERR = Console(stderr=True)
 
 _LONG = 60
+_IDENTITY = ("uri", "table_id", "manifest_digest", "schema_digest")  # of a nested version: too wide for a row
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -89,12 +90,14 @@ def _rows(items: Sequence[Any]) -> Table:
 
 
 def _flat(item: Any) -> dict[str, Any]:
-    """What fits into a row: plain values, those of a nested value too; `--json` has the rest."""
+    """What fits into a row: plain values, those of a nested value or of a dict in a dict too; `--json` has the rest."""
     own = item if isinstance(item, dict) else _fields(item)
     flat = {name: value for name, value in own.items() if not _is_nested(value)}
     for value in own.values():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            flat = {n: v for n, v in _fields(value).items() if not _is_nested(v) and n != "uri"} | flat
+            flat = {n: v for n, v in _fields(value).items() if not _is_nested(v) and n not in _IDENTITY} | flat
+        elif isinstance(value, dict) and isinstance(item, dict):
+            flat |= value
     return flat or {name: _text(value) for name, value in own.items()}
 
 

@@ -86,7 +86,8 @@ def test_build_refresh_and_training_set(features: Features, ray_cluster: str) ->
         ({"event_time": "nope"}, "no event time 'nope'"),
         ({"key": ("origin",)}, "keyed by 'flight'"),
         ({"pins": {"nope": 1}}, "no built view 'nope'"),
-        ({"where": {"op": "nope"}}, "where"),
+        ({"where": {"op": "nope"}}, "known operation"),
+        ({"where": {"column": 1, "op": 2}}, "expression|where"),
     ):
         given: dict[str, Any] = {"service": "one", "table": "flights", "event_time": "asked", "label": "late"}
         with pytest.raises(RayplatError, match=said):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from rayplat.artifacts.store import ArtifactStore
+from rayplat.data import parity
 from rayplat.data.feature_store import FeatureStore
 from rayplat.data.features import Derived, Entity, FeatureService, FeatureView, Field, OnRequestView, col
 from rayplat.data.features.build import rows_of
@@ -123,6 +124,18 @@ def test_what_was_read_online_is_what_the_join_gives(world: World, features: Fea
     assert by_name(report) == {feature.name: (15, 0) for feature in FEATURES}
     assert {pin.table for pin in report.pins} == {view.table for view in VIEWS}
     assert (report.evidence.vectors, report.evidence.mismatched) == (15, 0)
+
+
+@pytest.mark.ray
+def test_large_tables_are_joined_on_the_cluster(
+    world: World, features: Features, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features.materialize((), START)
+    world.ask("all", ["f2", "f9", "nobody"], NOON, FEATURES)
+    here = features.parity("m", 2)
+    monkeypatch.setattr(parity, "IN_PROCESS_BYTES", -1)
+    assert features.parity("m", 2) == here
+    assert here.mismatched == 2
 
 
 def test_a_stale_online_store_shows_in_the_features_that_it_stales(world: World, features: Features) -> None:

@@ -40,6 +40,13 @@ def test_markup_in_values_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[red]x[/red]" in capsys.readouterr().out
 
 
+def test_online_features_show_in_their_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    read = {"key": "a", "found": True, "status": {"sizes": "present"}, "features": {"size": 10.5}}
+    render.show((read,), as_json=False)
+    names, values = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (names, values) == (["key", "found", "sizes", "size"], ["a", "yes", "present", "10.5"])
+
+
 def test_parity_is_a_row_per_feature_and_a_sum(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

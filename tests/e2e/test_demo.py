@@ -44,6 +44,22 @@ def test_figures(live: Live) -> None:
     assert result["inference_log"] == {"requests": replay["answered"], "rows": replay["answered"]}
 
 
+def test_parity_of_what_both_versions_were_given(live: Live) -> None:
+    client = live.client()
+    timetable = {field.name for field in flights.SCHEDULE.fields}
+    for version, answered in live.result["replay"]["by_version"].items():
+        report = client.features.parity(MODEL, int(version))
+        assert report.vectors >= answered  # the replay's, and those of other tests
+        assert all(found.compared == report.vectors for found in report.features)
+        assert {pin.table for pin in report.pins} <= {view.table for view in flights.VIEWS}
+        known = [found for found in report.features if found.feature in timetable]
+        assert known
+        assert {found.mismatches for found in known} == {0}  # others change within a step of the replay's clock
+    printed = live.rayplat.run("features", "parity", MODEL, version, "--limit", "10")
+    assert printed.returncode == 0, printed.stderr
+    assert "of 10 vectors differ" in printed.stdout
+
+
 def test_the_report_is_complete_and_kept(live: Live) -> None:
     names = [step["step"] for step in live.result["steps"]]
     assert names[0] == "up"
