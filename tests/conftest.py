@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from rayplat import settings as settings_module
 from rayplat.platform import processes, ray_node
@@ -34,6 +35,10 @@ os.environ.update(
     GIT_PYTHON_REFRESH="quiet",
     FEAST_USAGE="False",
 )
+
+# The same examples in every run, and no limit on the time of one: a busy machine is no defect.
+hypothesis_settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis_settings.load_profile("suite")
 
 
 @pytest.fixture
