@@ -45,6 +45,13 @@ def delta_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(f.name, delta_type(f.name, f.type), f.nullable) for f in schema])
 
 
+def new_schema(schema: pa.Schema) -> pa.Schema:
+    """`delta_schema` of a table to be made. Raises `InvalidInput` where there is no column."""
+    if not len(schema):
+        raise InvalidInput("data", "has no columns; a table needs at least one")
+    return delta_schema(schema)
+
+
 def delta_type(name: str, dtype: pa.DataType) -> pa.DataType:
     """``dtype`` as a table holds it: times in UTC microseconds, plain strings and bytes, decimals of 128 bits."""
     if any(is_one(dtype) for is_one in _AS_IS):

@@ -140,7 +140,8 @@ class Tables:
         checks: Checks | None = None,
     ) -> TableVersion:
         """A new table with the columns of ``data``, and its rows if it has some. ``checks`` are kept with the table
-        and hold for every later write. Raises `AlreadyExists`, `SchemaMismatch` for a type no table holds."""
+        and hold for every later write. Raises `AlreadyExists`, `SchemaMismatch` for a type no table holds,
+        `InvalidInput` where there are no columns."""
         version = writes.create(self.place(name), data, partition_by, Terms(run_id, checks=checks))
         return self.version(name, version)
 

@@ -21,7 +21,7 @@ from rayplat.data.tables.keys import all_keys, check_keys, keys_of, partition_va
 from rayplat.data.tables.log import Change, Transaction
 from rayplat.data.tables.place import Place
 from rayplat.data.tables.rewrite import Gone, Rewriter, partition_is, runner
-from rayplat.data.tables.schema import check_partitions, delta_schema
+from rayplat.data.tables.schema import check_partitions, new_schema
 from rayplat.data.tables.settle import refuse_changed, removable, settle
 from rayplat.data.tables.snapshot import partition_columns, scan_of, schema_of
 from rayplat.errors import AlreadyExists, InvalidInput
@@ -64,7 +64,7 @@ def create(place: Place, data: pa.Schema | pa.Table | Dataset, partition_by: Seq
     if log.exists(place):
         raise taken
     if isinstance(data, pa.Schema | pa.Table):
-        schema = delta_schema(data if isinstance(data, pa.Schema) else data.schema)
+        schema = new_schema(data if isinstance(data, pa.Schema) else data.schema)
         check_partitions(schema, partition_by, place.name)
         if terms.checks:
             terms.checks.fit(schema)
@@ -123,7 +123,7 @@ def overwrite(place: Place, data: pa.Table | Dataset, terms: Terms, *, replace_s
     by, checks = partition_columns(table), checks_of(table, terms.checks)
     schema = None if replace_schema else schema_of(table)
     if isinstance(data, pa.Table) and schema is None:
-        schema = delta_schema(data.schema)
+        schema = new_schema(data.schema)
     if schema is not None:
         check_partitions(schema, by, place.name)
     written = write(place, data, schema, by, checks)

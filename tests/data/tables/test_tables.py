@@ -77,6 +77,8 @@ def test_a_moment_becomes_the_version_of_that_moment(tables: Tables) -> None:
         (lambda t: t.append("t", rows(1).set_column(0, "n", pa.array(["1"]))), SchemaMismatch, "n: .*int64.*string"),
         (lambda t: t.overwrite("t", pa.table({"other": [1]})), SchemaMismatch, "other"),
         (lambda t: t.create("u", pa.table({"x": pa.array([1], pa.uint8())})), SchemaMismatch, "x: .*uint8"),
+        (lambda t: t.create("u", pa.schema([])), InvalidInput, "a table needs at least one"),
+        (lambda t: t.overwrite("t", pa.table({}), replace_schema=True), InvalidInput, "a table needs at least one"),
         (lambda t: t.read("t", columns=["nope"]), SchemaMismatch, "nope"),
         (lambda t: t.read("t", where=pc.field("nope") == 1), InvalidInput, "nope"),
     ],
