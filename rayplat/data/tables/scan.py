@@ -67,8 +67,8 @@ class Scan:
 
     def table(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """Rows in the order in which the files were committed. Raises `SchemaMismatch` for an unknown column in
-        ``columns``, `InvalidInput` for one in ``where``, `NotFound` and `Corrupt` naming a file that is gone or
-        damaged."""
+        ``columns``, `InvalidInput` for one in ``where`` and for a string as ``columns``, `NotFound` and `Corrupt`
+        naming a file that is gone or damaged."""
         self.check(columns, where)
         parts = list(self._parts(columns, where))
         return pa.concat_tables(parts) if parts else self._empty(columns)
@@ -141,6 +141,8 @@ class Scan:
     # --- inside -----------------------------------------------------------------------------------
 
     def check(self, columns: Sequence[str] | None, where: pc.Expression | None) -> None:
+        if isinstance(columns, str):
+            raise InvalidInput("columns", f"{columns!r} is one string, not a list of names; write ({columns!r},)")
         for name in columns or ():
             if name not in self.schema.names:
                 raise SchemaMismatch(name, f"no such column; there are {', '.join(self.schema.names)}")

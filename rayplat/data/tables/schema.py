@@ -114,6 +114,8 @@ def evolution(found: pa.Schema, schema: pa.Schema) -> Evolution:
 
 def check_partitions(schema: pa.Schema, by: Sequence[str], name: str) -> None:
     """Raises `InvalidInput` for columns that a table cannot be partitioned by."""
+    if isinstance(by, str):
+        raise InvalidInput("partition_by", f"{by!r} is one string, not a list of names; write ({by!r},)")
     for column in by:
         if column not in schema.names:
             raise InvalidInput("partition_by", f"{column!r} is no column of {name}")

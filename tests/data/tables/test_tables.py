@@ -79,6 +79,8 @@ def test_a_moment_becomes_the_version_of_that_moment(tables: Tables) -> None:
         (lambda t: t.create("u", pa.table({"x": pa.array([1], pa.uint8())})), SchemaMismatch, "x: .*uint8"),
         (lambda t: t.create("u", pa.schema([])), InvalidInput, "a table needs at least one"),
         (lambda t: t.overwrite("t", pa.table({}), replace_schema=True), InvalidInput, "a table needs at least one"),
+        (lambda t: t.read("t", columns="at"), InvalidInput, r"columns: 'at' is one string.* write \('at',\)"),
+        (lambda t: t.create("u", rows(1), partition_by="at"), InvalidInput, r"partition_by: .* write \('at',\)"),
         (lambda t: t.read("t", columns=["nope"]), SchemaMismatch, "nope"),
         (lambda t: t.read("t", where=pc.field("nope") == 1), InvalidInput, "nope"),
     ],
