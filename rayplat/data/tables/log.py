@@ -275,17 +275,24 @@ def _open(place: Place, version: int | None) -> DeltaTable:
         if version is not None and not _is_feature(e):
             raise _no_version(place, version, e) from e
         if _is_feature(e):
-            raise InvalidInput(f"table {place.name}", f"cannot be read right: {e}") from e
+            raise InvalidInput(f"table {place.name}", f"cannot be read right: {_first_line(e)}") from e
         if isinstance(e, OSError):
             raise
-        raise Corrupt(f"the log of table {place.name}", "a readable Delta log", str(e)) from e
+        raise Corrupt(f"the log of table {place.name}", "a readable Delta log", _first_line(e)) from e
 
 
 def _no_version(place: Place, version: int, error: Exception) -> Exception:
     latest = _open(place, None).version()
     if version > latest:
         return NotFound("table version", f"{place.name}@{version}", f"the latest is {latest}")
-    return NotFound("table version", f"{place.name}@{version}", f"its log was removed or is damaged: {error}")
+    return NotFound(
+        "table version", f"{place.name}@{version}", f"its log was removed or is damaged: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """What it says, without the stack trace that delta-rs puts below."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_feature(error: Exception) -> bool:
