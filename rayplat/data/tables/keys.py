@@ -76,8 +76,10 @@ def all_keys(
             raise InvalidInput("data", f"some rows have NaN for {name!r}, which is a key")
     counted = found.group_by(list(keys)).aggregate([([], "count_all")])
     if counted.num_rows < found.num_rows:
-        twice = counted.filter(pc.field("count_all") > 1).select(list(keys)).slice(0, 3).to_pylist()
-        raise InvalidInput("data", f"{found.num_rows - counted.num_rows} rows repeat a key of others, such as {twice}")
+        some = counted.filter(pc.field("count_all") > 1).slice(0, 3)
+        times = zip(some.select(list(keys)).to_pylist(), some["count_all"].to_pylist(), strict=True)
+        such = ", ".join(f"{key} ({n} times)" for key, n in times)
+        raise InvalidInput("data", f"{found.num_rows - counted.num_rows} rows repeat a key of others, such as {such}")
     if leaving is None or not leaving.num_rows:
         return found
     both = leaving.join(found, list(keys), join_type="left semi")

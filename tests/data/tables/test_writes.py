@@ -138,7 +138,7 @@ def test_upsert_by_several_keys_over_partitions(tables: Tables) -> None:
 @pytest.mark.parametrize(
     ("use", "error", "text"),
     [
-        (lambda t: t.upsert("t", pa.table({"k": ["a", "a"], "v": [1, 2]}), ["k"]), InvalidInput, "repeat.*'a'"),
+        (lambda t: t.upsert("t", pa.table({"k": list("aba"), "v": [1, 2, 3]}), ["k"]), InvalidInput, r"'a'} \(2 times"),
         (lambda t: t.upsert("t", pa.table({"k": [None], "v": [1]}), ["k"]), InvalidInput, "no 'k'"),
         (lambda t: t.upsert("f", pa.table({"f": [float("nan")]}), ["f"]), InvalidInput, "NaN for 'f'"),
         (lambda t: t.upsert("t", pairs(a=1), ["nope"]), SchemaMismatch, "nope"),
