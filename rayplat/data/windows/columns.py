@@ -171,6 +171,28 @@ class KeyIndex:
         return codes
 
 
+def whole_keys(keys: pa.Table) -> pa.Table:
+    """``keys`` with floats and decimals as int64 (frames turn integers with holes into floats), NaN as null. Raises
+    `SchemaMismatch` for one that is not whole, or a float beyond 2**53."""
+    for i, name in enumerate(keys.column_names):
+        column = keys.column(i)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_floating(column.type):
+            column = column.cast(pa.float64())
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+            largest = pc.max(pc.abs(column)).as_py()
+            if largest is not None and largest > _EXACT:
+                raise SchemaMismatch(name, f"the keys hold {largest}, too large to be exact; cast them to integers")
+        elif not pa.types.is_decimal(column.type):
+            continue
+        try:
+            keys = keys.set_column(i, name, column.cast(pa.int64()))
+        except pa.ArrowInvalid as e:
+            raise SchemaMismatch(name, f"{column.type} holds values that are no whole numbers ({e})") from e
+    return keys
+
+
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     encoded = pc.dictionary_encode(column.combine_chunks())
     if isinstance(encoded, pa.ChunkedArray):

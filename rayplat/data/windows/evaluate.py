@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros
+from rayplat.data.windows.columns import Floats, Ints, KeyIndex, Texts, arrow, doubles, micros, whole_keys
 from rayplat.data.windows.elements import Elements, Line, RawPart, StatePart, assemble
 from rayplat.data.windows.exact import as_ieee
 from rayplat.data.windows.plan import CLOCK, PARTS, TILE_START, TIMES, Clock, TilePlan, part, plain, raw
@@ -66,8 +66,9 @@ class PreparedTiles:
         self._clocks = [_ClockTiles(plan, clock, tiles) for clock in plan.clocks]
 
     def features(self, keys: pa.Table, moments: pa.ChunkedArray | pa.Array) -> pa.Table:
-        """The plan's windows, one row for each key and moment. What is not a number (inf - inf) is null."""
-        asked = keys.select(list(self._plan.keys))
+        """The plan's windows, one row for each key and moment. What is not a number (inf - inf) is null. Integer keys
+        may come as floats (see `whole_keys`)."""
+        asked = whole_keys(keys.select(list(self._plan.keys)))
         at = micros(moments if isinstance(moments, pa.ChunkedArray) else pa.chunked_array([moments]))
         if len(at) != keys.num_rows:
             raise InvalidInput("moments", f"{len(at)} moments for {keys.num_rows} keys")

@@ -176,6 +176,29 @@ def test_no_events_give_empty_windows_and_null_keys_nulls() -> None:
     assert found[1:] == [dict.fromkeys(oracle.NUMERIC)] * 2
 
 
+@pytest.mark.parametrize("dtype", [pa.float64(), pa.float32(), pa.decimal128(5, 1), pa.int32()], ids=str)
+def test_integer_keys_may_come_as_floats_with_holes(dtype: pa.DataType) -> None:
+    plan = TilePlan(("k", "g"), "t", (Window("n", "x", "count", MINUTE), Window("s", "x", "last", MINUTE)))
+    events = {"k": [1001, 1002], "g": ["a", "a"], "t": pa.array([START] * 2, TIME), "x": [1.0, 2.0]}
+    keys = pa.chunked_array([pa.array([1002, None], dtype), pa.array([1001, 9], dtype)])
+    asked = pa.table({"k": keys, "g": ["a"] * 4})
+    found = evaluate(plan, fold(plan, pa.table(events)), asked, pa.array([START] * 4, TIME)).to_pydict()
+    assert found == {"n": [1, None, 1, 0], "s": [2.0, None, 1.0, None]}
+
+
+def test_floats_that_are_no_integer_keys() -> None:
+    plan, at = TilePlan(("k",), "t", (Window("n", "x", "count", MINUTE),)), pa.array([START] * 2, TIME)
+    tiles = fold(plan, pa.table({"k": [1, 2], "t": at, "x": [1.0, 2.0]}))
+    holes = pa.table({"k": [float("nan"), 2.0]})
+    assert evaluate(plan, tiles, holes, at)["n"].to_pylist() == [None, 1]
+    for value, message in ((1.5, "k: .*no whole numbers"), (2.0**54, "k: .*too large"), (np.inf, "k: .*too large")):
+        with pytest.raises(SchemaMismatch, match=message):
+            evaluate(plan, tiles, pa.table({"k": [1.0, value]}), at)
+    texts = fold(plan, pa.table({"k": ["1", "2"], "t": at, "x": [1.0, 2.0]}))
+    with pytest.raises(SchemaMismatch, match=r"k: .*string"):
+        evaluate(plan, texts, holes, at)
+
+
 def test_many_distinct_values_are_estimated_alike_by_every_path() -> None:
     rng, many = np.random.default_rng(3), 30_000
     at = pa.array(us(START) + rng.integers(0, 86_400_000_000, many), TIME)
