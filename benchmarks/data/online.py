@@ -206,7 +206,7 @@ def _rows(raw: dict[str, Any]) -> list[Row]:
                 what = f"online read, {batch} x {FEATURES} features, {kind}, {q}"
                 made.append(row(what, ours[name][q], "ms", target, COMMAND, peers))
                 what = f"online read, {batch} x {FEATURES} windows, {kind}, {q}"
-                made.append(row(what, ours[f"driver_windows_{batch}"][q], "ms", None, COMMAND))
+                made.append(row(what, ours[f"driver_windows_{batch}"][q], "ms", target, COMMAND))
         pushed = ours["push_to_readable"]["p99"]
         made.append(row(f"push to readable, {kind}, p99", pushed, "ms", "<= 1000", COMMAND))
         made.append(row(f"rows materialized, {kind}", ours["driver_stats_rows_per_s"], "rows/s", None, COMMAND))
