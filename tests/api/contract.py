@@ -118,7 +118,7 @@ class ClientContract:
             with pytest.raises(NotFound, match="no-such-view"):
                 ask()
         assert isinstance(platform.features.training_sets(), tuple)
-        with pytest.raises(NotFound, match=f"{model}:999999"):
+        with pytest.raises(NotFound, match=f"{model}/999999. does not exist"):
             platform.features.parity(model, 999_999)
         with pytest.raises(InvalidInput, match=r"views\[0\]"):
             platform.features.apply(views=({"name": "half"},))

@@ -47,7 +47,8 @@ class FakeRegistry:
         for found in self.versions(model):
             if found.version == version:
                 return found
-        raise NotFound("model version", f"{model}:{version}")
+        newest = ", ".join(str(found.version) for found in self.versions(model)[:5])
+        raise NotFound("model version", f"{model}/{version}", f"the newest are {newest}")
 
     def aliases(self, model: str) -> list[AliasHead]:
         self.versions(model)
