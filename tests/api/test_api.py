@@ -55,7 +55,7 @@ def test_a_lower_role_is_refused(served: Served, verb: Verb) -> None:
         ("/promotions", '{"model": "m"}', 422, "version"),
         ("/promotions", '{"model": "m", "version": 1, "alias": "c", "extra": 1}', 422, "extra"),
         ("/promotions", '{"model": "m", "version": 1, "alias": "v2"}', 422, "shadow a version"),
-        ("/promotions", '{"model": "m", "version": 9, "alias": "champion"}', 404, "m:9"),
+        ("/promotions", '{"model": "m", "version": 9, "alias": "champion"}', 404, "m/9"),
         (
             "/promotions",
             '{"model": "m", "version": 1, "alias": "c", "evidence": {"dataset": "d", "rows": NaN, "candidate": {}}}',

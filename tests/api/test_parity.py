@@ -205,7 +205,7 @@ def test_integer_keys_are_logged_as_text(world: World, tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_named(world: World, features: Features, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="m:2"):
         features.parity("m", 2)  # no log yet
-    with pytest.raises(NotFound, match="m:9"):
+    with pytest.raises(NotFound, match="m/9"):
         features.parity("m", 9)
     with pytest.raises(InvalidInput, match="limit"):
         features.parity("m", 2, limit=0)
