@@ -17,19 +17,20 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     """The ASGI application, built inside the replica, where the registry is reached by name."""
     from rayplat import logs
     from rayplat.api.app import Backend, build
+    from rayplat.registry.record import tokens
     from rayplat.services import local
 
     logs.set_up()
     nobody = Principal("nobody", Role.VIEWER)
     context = local.context(settings, mlflow_url, serve_url, nobody)
-    tokens = identity.TokenCache(settings.serve.token_cache_s)
+    checked = identity.TokenCache(settings.serve.token_cache_s)
 
     def authenticate(secret: str) -> Principal | None:
-        known = tokens.get(secret)
+        known = checked.get(secret)
         if known is None:
-            known = context.registry.authenticate(identity.hash_token(secret))
+            known = context.registry.read(tokens.authenticate, identity.hash_token(secret))
             if known is not None:
-                tokens.put(secret, known)
+                checked.put(secret, known)
         return known
 
     return build(Backend(context, authenticate))

@@ -26,6 +26,7 @@ from rayplat.demo import flights
 from rayplat.demo.replay import Ask, Replay, ReplayReport
 from rayplat.errors import NotFound
 from rayplat.monitor import profiles
+from rayplat.registry.record import aliases, versions
 from rayplat.serve import deploy
 from rayplat.services.verbs import Context
 from rayplat.tracking import Run
@@ -166,13 +167,13 @@ def register(platform: Platform, run_id: str, author: Platform | None = None) ->
 def evaluate(platform: Platform, version: int, alias: str = ALIAS) -> Evidence:
     """Score ``version``, and the version ``alias`` points at, on the same pinned holdout."""
     context = parts(platform)
-    candidate = context.registry.version(MODEL, version)
+    candidate = context.registry.read(versions.get, MODEL, version)
     try:
-        head: AliasHead | None = context.registry.alias(MODEL, alias)
+        head: AliasHead | None = context.registry.read(aliases.get, MODEL, alias)
     except NotFound:
         head = None
     second = training_sets.get(context.tables, f"flights_{RECIPES['second'].name}")  # it has every feature of the first
-    baseline = context.registry.version(MODEL, head.version) if head is not None else None
+    baseline = context.registry.read(versions.get, MODEL, head.version) if head is not None else None
     metrics = _holdout_metrics(context, candidate, second)
     return Evidence(
         dataset=second.digest,

@@ -147,12 +147,15 @@ def _start_registry(settings: Settings, current: PlatformState, say: Callable[[]
 
 def _hand_over_token(settings: Settings, registry: RegistryClient) -> None:
     """The owner of the home holds an admin's token, whatever became of the last one."""
+    from rayplat.registry.client import create_token
+    from rayplat.registry.record import tokens
+
     file = client.token_file(settings.home)
     kept = file.read_text().strip() if file.exists() else ""
-    if kept and registry.authenticate(identity.hash_token(kept)) is not None:
+    if kept and registry.read(tokens.authenticate, identity.hash_token(kept)) is not None:
         return
-    by = Principal("owner", Role.ADMIN) if registry.tokens() else None
-    _, secret = registry.create_token("owner", Role.ADMIN, by)
+    by = Principal("owner", Role.ADMIN) if registry.read(tokens.listed) else None
+    _, secret = create_token(registry, "owner", Role.ADMIN, by)
     secret_file(file, secret + "\n")
 
 

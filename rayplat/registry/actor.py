@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -20,20 +20,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rayplat import logs
-from rayplat.registry.candidate import Candidate
-from rayplat.registry.gates import GatePolicy
-from rayplat.registry.record import aliases, audit, mlflow_rows, promotions, tokens, versions
-from rayplat.registry.record.database import Record, Tx
-from rayplat.types import (
-    AliasHead,
-    AuditEntry,
-    Evidence,
-    ModelVersion,
-    Principal,
-    Promotion,
-    PromotionState,
-    TokenInfo,
-)
+from rayplat.registry.calls import resolve
+from rayplat.registry.record import aliases, mlflow_rows, tokens, versions
+from rayplat.registry.record.database import Defaults, Record, Tx
+from rayplat.registry.writer import Writer
+from rayplat.settings import Settings
+from rayplat.types import AliasHead, ModelVersion, Principal
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -45,33 +37,35 @@ _ACK_LIFE_S = 300.0  # a replica that has not repeated its acknowledgement for s
 class Registry:
     """One incarnation of the registry on ``database_url``. Opening it takes the epoch from the one before.
 
-    Methods mirror `client.RegistryClient`, which documents them; mutations take an idempotency ``key``.
+    `read` and `write` run operations of the record by name; the other methods are what model hosts call.
     """
 
-    def __init__(self, database_url: str, policy: GatePolicy | None = None) -> None:
-        self._policy = policy or GatePolicy()
+    def __init__(self, database_url: str, defaults: Defaults | None = None) -> None:
         self._started_at = datetime.now(UTC)
-        self._record = Record(database_url, on_move=self._moved)
+        self._record = Record(database_url, on_move=self._moved, defaults=defaults)
         self._heads = {(h.model, h.alias): h for h in self._record.read(aliases.listed)}
         self._acks: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
         self._listeners = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._writer = ThreadPoolExecutor(1, "registry-write")
+        self._writer = Writer(self._record)
         self._readers = ThreadPoolExecutor(2, "registry-read")
-        self._writer.submit(mlflow_rows.warm)
+        self._readers.submit(mlflow_rows.warm)
         log.info("registry open: epoch %d, %d aliases", self._record.epoch, len(self._heads))
 
-    # --- versions and aliases -------------------------------------------------------------------------
+    async def read(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """The answer of the query called ``name`` (`calls.name_of`)."""
+        query = resolve(name)
+        return await self._read(lambda connection: query(connection, *args, **(kwargs or {})))
 
-    async def register_model(self, candidate: Candidate, author: Principal, key: str | None = None) -> ModelVersion:
-        return await self._write(lambda tx: versions.register(tx, candidate, author), key)
+    async def write(
+        self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, key: str | None = None
+    ) -> Any:
+        """The result of the operation called ``name``, after its commit; the same ``key`` again has no other effect."""
+        operation = resolve(name)
+        return await self._write(lambda tx: operation(tx, *args, **(kwargs or {})), key)
 
-    async def models(self) -> list[str]:
-        return await self._read(versions.models)
-
-    async def versions(self, model: str) -> list[ModelVersion]:
-        return await self._read(lambda s: versions.listed(s, model))
+    # --- what model hosts ask -------------------------------------------------------------------------
 
     async def version(self, model: str, version: int) -> ModelVersion:
         return await self._read(lambda s: versions.get(s, model, version))
@@ -79,65 +73,8 @@ class Registry:
     async def alias(self, model: str, alias: str) -> AliasHead:
         return await self._read(lambda s: aliases.get(s, model, alias))
 
-    async def aliases(self, model: str) -> list[AliasHead]:
-        return await self._read(lambda s: (versions.listed(s, model), aliases.listed(s, model))[1])
-
-    async def history(self, model: str, alias: str) -> list[AliasHead]:
-        return await self._read(lambda s: aliases.history(s, model, alias))
-
-    # --- promotions -----------------------------------------------------------------------------------
-
-    async def request_promotion(
-        self,
-        wanted: tuple[str, int, str],
-        evidence: Evidence | None,
-        requester: Principal,
-        key: str | None = None,
-    ) -> Promotion:
-        return await self._write(lambda tx: promotions.request(tx, self._policy, wanted, evidence, requester), key)
-
-    async def approve(
-        self, promotion_id: str, approver: Principal, subject_digest: str | None = None, key: str | None = None
-    ) -> Promotion:
-        return await self._write(lambda tx: promotions.approve(tx, promotion_id, approver, subject_digest), key)
-
-    async def reject(self, promotion_id: str, approver: Principal, reason: str, key: str | None = None) -> Promotion:
-        return await self._write(lambda tx: promotions.reject(tx, promotion_id, approver, reason), key)
-
-    async def rollback(
-        self, alias: tuple[str, str], approver: Principal, reason: str, key: str | None = None
-    ) -> AliasHead:
-        return await self._write(lambda tx: promotions.rollback(tx, alias, approver, reason), key)
-
-    async def promotions(self, model: str | None = None, state: PromotionState | None = None) -> list[Promotion]:
-        return await self._read(lambda s: promotions.listed(s, model, state))
-
-    async def promotion(self, promotion_id: str) -> Promotion:
-        return await self._read(lambda s: promotions.get(s, promotion_id))
-
-    async def audit(self, limit: int = 100) -> list[AuditEntry]:
-        return await self._read(lambda s: audit.listed(s, limit))
-
-    async def verify_audit(self) -> int:
-        return await self._read(audit.verify)
-
-    # --- tokens ---------------------------------------------------------------------------------------
-
-    async def create_token(
-        self, info: TokenInfo, token_hash: str, by: Principal | None, key: str | None = None
-    ) -> TokenInfo:
-        return await self._write(lambda tx: tokens.create(tx, info, token_hash, by), key)
-
-    async def revoke_token(self, token_id: str, by: Principal, key: str | None = None) -> TokenInfo:
-        return await self._write(lambda tx: tokens.revoke(tx, token_id, by), key)
-
-    async def tokens(self) -> list[TokenInfo]:
-        return await self._read(tokens.listed)
-
     async def authenticate(self, token_hash: str) -> Principal | None:
         return await self._read(lambda s: tokens.authenticate(s, token_hash))
-
-    # --- who serves what ------------------------------------------------------------------------------
 
     async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None:
         """The alias's head as soon as it is newer than ``generation``; None after ``timeout_s`` (at most 60)."""
@@ -186,8 +123,7 @@ class Registry:
 
     async def _write(self, operation: Callable[[Tx], R], key: str | None) -> R:
         self._loop = asyncio.get_running_loop()
-        write = functools.partial(self._record.write, operation, key)
-        return await self._loop.run_in_executor(self._writer, write)
+        return await asyncio.wrap_future(self._writer.submit(operation, key))
 
     def _moved(self, head: AliasHead) -> None:
         """Called in the writing thread; hands over to the loop, also when the caller has stopped waiting."""
@@ -205,6 +141,7 @@ class Registry:
 class RegistryActor(Registry):
     """What runs as the actor: the registry in a process of its own, which sets up its log."""
 
-    def __init__(self, database_url: str, policy: GatePolicy | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         logs.set_up()
-        super().__init__(database_url, policy)
+        defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch)
+        super().__init__(settings.database_url, defaults)

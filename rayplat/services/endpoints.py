@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rayplat.errors import NotFound
+from rayplat.registry.record import aliases
 from rayplat.services.verbs import Noun, route
 from rayplat.types import Endpoint, Role
 
@@ -32,7 +33,7 @@ class Endpoints(Noun):
         """Serve an alias; the host is ready when this returns. Doing it again changes nothing."""
         from rayplat.serve import deploy, served
 
-        self._context.registry.alias(model, alias)
+        self._context.registry.read(aliases.get, model, alias)
         endpoint = deploy.deploy(self._context.settings, model, alias, self._context.serve_url)
         served.remember(self._context.settings.home, model, alias)
         return endpoint

@@ -30,8 +30,9 @@ def context(settings: Settings, mlflow_url: str, serve_url: str, principal: Prin
 def principal_of(secret: str) -> Principal:
     """Who a token belongs to, asked of the registry. Raises `Unauthenticated`."""
     from rayplat.registry.client import RegistryClient
+    from rayplat.registry.record import tokens
 
-    principal = RegistryClient.connect().authenticate(identity.hash_token(secret))
+    principal = RegistryClient.connect().read(tokens.authenticate, identity.hash_token(secret))
     if principal is None:
         raise Unauthenticated("this token is not known, has expired or was revoked")
     return principal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rayplat.registry.candidate import Candidate
+from rayplat.registry.record import aliases, versions
 from rayplat.services.verbs import Noun, route
 from rayplat.types import AliasHead, ModelVersion, Role, TableVersion
 
@@ -14,17 +16,17 @@ class Models(Noun):
     @route("GET", "/models", Role.VIEWER)
     def list(self) -> tuple[str, ...]:
         """Names of all registered models."""
-        return tuple(self._context.registry.models())
+        return tuple(self._context.registry.read(versions.models))
 
     @route("GET", "/models/{model}/versions", Role.VIEWER)
     def versions(self, model: str) -> tuple[ModelVersion, ...]:
         """All versions, newest first. Raises NotFound for an unknown model."""
-        return tuple(self._context.registry.versions(model))
+        return tuple(self._context.registry.read(versions.listed, model))
 
     @route("GET", "/models/{model}/versions/{version}", Role.VIEWER)
     def version(self, model: str, version: int) -> ModelVersion:
         """One version. Raises NotFound."""
-        return self._context.registry.version(model, version)
+        return self._context.registry.read(versions.get, model, version)
 
     @route("POST", "/models/{model}/versions", Role.DEVELOPER)
     def register(
@@ -41,21 +43,20 @@ class Models(Noun):
 
         ``training_set`` and ``baseline`` are digests; ``pins`` the table versions it was trained on.
         """
-        return self._context.registry.register_model(
-            model, digest, run_id, self._context.principal, training_set, pins, metrics or {}, baseline
-        )
+        candidate = Candidate(model, digest, run_id, training_set, pins, metrics or {}, baseline)
+        return self._context.registry.write(versions.register, candidate, by=self._context.principal)
 
     @route("GET", "/models/{model}/aliases", Role.VIEWER)
     def aliases(self, model: str) -> tuple[AliasHead, ...]:
         """Where each alias of the model points."""
-        return tuple(self._context.registry.aliases(model))
+        return tuple(self._context.registry.read(aliases.of_model, model))
 
     @route("GET", "/models/{model}/aliases/{alias}", Role.VIEWER)
     def alias(self, model: str, alias: str) -> AliasHead:
         """Where one alias points. Raises NotFound."""
-        return self._context.registry.alias(model, alias)
+        return self._context.registry.read(aliases.get, model, alias)
 
     @route("GET", "/models/{model}/aliases/{alias}/history", Role.VIEWER)
     def history(self, model: str, alias: str) -> tuple[AliasHead, ...]:
         """Every move of an alias, newest first: who, when, by which promotion."""
-        return tuple(self._context.registry.history(model, alias))
+        return tuple(self._context.registry.read(aliases.history, model, alias))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from rayplat.registry.record import versions
 from rayplat.services.verbs import Noun, route
 from rayplat.types import DriftReport, Role
 
@@ -17,7 +18,7 @@ class Monitors(Noun):
     @route("GET", "/monitors/{model}/reports", Role.VIEWER)
     def list(self, model: str) -> tuple[DriftReport, ...]:
         """Reports made so far, newest first. Raises NotFound for an unknown model."""
-        self._context.registry.versions(model)
+        self._context.registry.read(versions.listed, model)
         return tuple(_actor_call("reports", model))
 
     @route("POST", "/monitors/{model}/reports", Role.DEVELOPER)
@@ -28,7 +29,7 @@ class Monitors(Noun):
 
         ``labels`` names a table with the entity's key, ``late``-style label and the time it became known.
         """
-        registered = self._context.registry.version(model, version)
+        registered = self._context.registry.read(versions.get, model, version)
         report: DriftReport = _actor_call("report", model, version, registered.baseline, start, end, labels)
         return report
 

@@ -18,6 +18,7 @@ from rayplat.artifacts.store import ArtifactStore
 from rayplat.data import parity
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
+from rayplat.registry.record import versions
 from rayplat.serve.log_schema import TABLE
 from rayplat.services.verbs import Context
 from rayplat.types import ModelSpec, ParityReport
@@ -55,7 +56,7 @@ def measure(context: Context, model: str, version: int, sample: Sample, toleranc
     `Conflict` where its views are applied in other versions only."""
     if not 0 <= tolerance < 1:
         raise InvalidInput("tolerance", f"{tolerance} is no relative difference of at least 0 and below 1")
-    registered = context.registry.version(model, version)
+    registered = context.registry.read(versions.get, model, version)
     spec = bundle.spec_of(ArtifactStore(context.settings.artifacts_root), registered.digest)
     if not spec.views:
         raise InvalidInput("model", f"version {version} of {model!r} looks nothing up: there is nothing to compare")

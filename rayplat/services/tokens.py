@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from rayplat.registry.client import create_token
+from rayplat.registry.record import tokens
 from rayplat.services.verbs import Noun, route
 from rayplat.types import Role, TokenInfo
 
@@ -25,15 +27,15 @@ class Tokens(Noun):
     @route("GET", "/tokens", Role.ADMIN)
     def list(self) -> tuple[TokenInfo, ...]:
         """All tokens, without their secrets."""
-        return tuple(self._context.registry.tokens())
+        return tuple(self._context.registry.read(tokens.listed))
 
     @route("POST", "/tokens", Role.ADMIN)
     def create(self, principal: str, role: Role, expires_at: datetime | None = None) -> NewToken:
         """A token for a person or service named ``principal``."""
-        info, secret = self._context.registry.create_token(principal, role, self._context.principal, expires_at)
+        info, secret = create_token(self._context.registry, principal, role, self._context.principal, expires_at)
         return NewToken(info, secret)
 
     @route("DELETE", "/tokens/{token_id}", Role.ADMIN)
     def revoke(self, token_id: str) -> None:
         """Refuse a token from now on."""
-        self._context.registry.revoke_token(token_id, self._context.principal)
+        self._context.registry.write(tokens.revoke, token_id, by=self._context.principal)

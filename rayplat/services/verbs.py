@@ -18,7 +18,7 @@ from rayplat.types import Principal, Role
 if TYPE_CHECKING:
     from rayplat.data.feature_store import FeatureStore
     from rayplat.data.tables import Tables as DeltaTables
-    from rayplat.registry.client import RegistryClient
+    from rayplat.registry.calls import Registry
     from rayplat.settings import Settings
     from rayplat.tracking import Tracking
 
@@ -56,7 +56,7 @@ class Context:
     """What a verb works with. ``principal`` is who calls; `for_principal` is made once per request."""
 
     settings: Settings
-    registry: RegistryClient
+    registry: Registry
     tables: DeltaTables
     tracking: Tracking
     features: FeatureStore

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from rayplat.errors import NotFound, StaleGeneration
-from rayplat.registry.record import mlflow_rows, rows
+from rayplat.registry.record import mlflow_rows, rows, versions
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import alias_head, alias_history
 from rayplat.types import AliasHead
@@ -36,6 +36,12 @@ def listed(connection: Connection, model: str | None = None) -> list[AliasHead]:
     if model is not None:
         heads = heads.where(alias_head.c.model == model)
     return [rows.alias_head(row) for row in connection.execute(heads)]
+
+
+def of_model(connection: Connection, model: str) -> list[AliasHead]:
+    """Where each alias of a model points. Raises `NotFound` for an unknown model."""
+    versions.listed(connection, model)
+    return listed(connection, model)
 
 
 def history(connection: Connection, model: str, alias: str) -> list[AliasHead]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -29,12 +29,22 @@ _BUSY_TIMEOUT_S = 2.0  # how long SQLite itself waits for another writer, each t
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """Settings that operations need: where artifacts lie (a folder or URL), and the parity gate of the built-in
+    policy (None: not asked for)."""
+
+    artifacts_root: str = ""
+    max_parity_mismatch: float | None = None
+
+
+@dataclass(frozen=True)
 class Tx:
     """One write: its transaction, its moment, the caller's idempotency key, and the alias moves it has made so far."""
 
     connection: Connection
     at: datetime
     key: str | None
+    defaults: Defaults = Defaults()
     moved: list[AliasHead] = field(default_factory=list)
 
 
@@ -49,9 +59,11 @@ class Record:
         database_url: str,
         on_move: Callable[[AliasHead], None] = lambda _: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        defaults: Defaults | None = None,
     ) -> None:
         self._engine = _engine(database_url)
         self._on_move, self._clock = on_move, clock
+        self._defaults = defaults or Defaults()
         _patiently(lambda: _ensure_tables(self._engine))
         self.epoch: int = _patiently(lambda: _take_epoch(self._engine))
 
@@ -74,17 +86,38 @@ class Record:
         ``key`` makes a repeated call return the first one's result (see `audit.replayed`). Raises `Unavailable` when
         another incarnation has taken the epoch, or the database stays locked.
         """
+        result: R | Exception = self.write_all([(operation, key)])[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-        def attempt() -> tuple[R, Tx]:
+    def write_all(self, operations: Sequence[tuple[Callable[[Tx], Any], str | None]]) -> list[Any]:
+        """Run several operations, each with its key, in order and in one commit: the result or the error of each.
+
+        An operation that raises takes back what it did, and only that. Raises like `write` where none was written.
+        """
+
+        def attempt() -> tuple[list[Any], list[AliasHead]]:
+            results: list[Any] = []
+            moved: list[AliasHead] = []
             with self._engine.begin() as connection:
                 self._fence(connection)
-                tx = Tx(connection, self._clock(), key)
-                return operation(tx), tx
+                for operation, key in operations:
+                    tx = Tx(connection, self._clock(), key, self._defaults)
+                    try:
+                        with connection.begin_nested():
+                            results.append(operation(tx))
+                        moved += tx.moved
+                    except OperationalError:
+                        raise  # the database's, not the operation's: the whole group is tried again
+                    except Exception as e:  # noqa: BLE001 - it is this operation's answer
+                        results.append(e)
+            return results, moved
 
-        result, tx = _patiently(attempt)
-        for head in tx.moved:
+        results, moved = _patiently(attempt)
+        for head in moved:
             self._on_move(head)
-        return result
+        return results
 
     def is_writer(self) -> bool:
         """Whether this incarnation still holds the epoch."""

@@ -50,12 +50,10 @@ def listed(connection: Connection, model: str | None, state: PromotionState | No
     return _select(connection, wanted)
 
 
-def request(
-    tx: Tx, policy: GatePolicy, wanted: tuple[str, int, str], evidence: Evidence | None, requester: Principal
-) -> Promotion:
-    """Ask that an alias point at a version, ``wanted`` = (model, version, alias). The gates decide at once."""
-    require(requester, Role.DEVELOPER)
-    model, number, alias = wanted
+def request(tx: Tx, model: str, number: int, alias: str, evidence: Evidence | None, *, by: Principal) -> Promotion:
+    """Ask that ``alias`` of ``model`` point at version ``number``. The gates decide at once."""
+    require(by, Role.DEVELOPER)
+    policy = GatePolicy(max_parity_mismatch=tx.defaults.max_parity_mismatch)
     check_alias(alias)
     if (earlier := audit.replayed(tx, "promotion.request")) is not None:
         return get(tx.connection, earlier.detail["promotion_id"])
@@ -73,7 +71,7 @@ def request(
         alias=alias,
         expected_generation=generation,
         state=promotion.advance(PromotionState.REQUESTED, step),
-        requester=requester.name,
+        requester=by.name,
         created_at=tx.at,
         subject_digest=promotion.subject_digest(version.digest, alias, generation, evidence),
         evidence=evidence,
@@ -81,60 +79,60 @@ def request(
     )
     tx.connection.execute(sa.insert(tables.promotion).values(**rows.promotion_columns(asked)))
     failed = {g.gate: g.reason for g in results if g.verdict is not Verdict.PASS}
-    _audit(tx, requester, "promotion.request", asked, {"state": asked.state.value, "failed_gates": failed})
+    _audit(tx, by, "promotion.request", asked, {"state": asked.state.value, "failed_gates": failed})
     return asked
 
 
-def approve(tx: Tx, promotion_id: str, approver: Principal, subject_digest: str | None) -> Promotion:
+def approve(tx: Tx, promotion_id: str, subject_digest: str | None = None, *, by: Principal) -> Promotion:
     """Approve and move the alias. Raises `Forbidden` (four eyes), `StaleGeneration`, or `Conflict`."""
     if (earlier := audit.replayed(tx, "promotion.approve")) is not None:
         return get(tx.connection, earlier.detail["promotion_id"])
     asked = get(tx.connection, promotion_id)
     author = versions.get(tx.connection, asked.model, asked.version).author
-    promotion.check_approver(asked, author, approver)
+    promotion.check_approver(asked, author, by)
     promotion.check_subject(asked, subject_digest)
     _check_intact(asked)
     promotion.advance(asked.state, Step.APPROVE)
     before = aliases.find(tx.connection, asked.model, asked.alias)
-    given = _approval(tx, asked, approver, "approve", "")
-    head = AliasHead(asked.model, asked.alias, asked.version, asked.digest, 0, tx.at, approver.name, promotion_id)
+    given = _approval(tx, asked, by, "approve", "")
+    head = AliasHead(asked.model, asked.alias, asked.version, asked.digest, 0, tx.at, by.name, promotion_id)
     head = aliases.move(tx, head, asked.expected_generation)
     live = _step(tx, asked, Step.APPROVE)
     if before is not None and before.promotion_id is not None:
         _step(tx, get(tx.connection, before.promotion_id), Step.SUPERSEDE)
     _stale_others(tx, head)
-    _audit(tx, approver, "promotion.approve", asked, {"generation": head.generation, "from": _version(before)})
+    _audit(tx, by, "promotion.approve", asked, {"generation": head.generation, "from": _version(before)})
     return replace(live, approvals=(*asked.approvals, given))
 
 
-def reject(tx: Tx, promotion_id: str, approver: Principal, reason: str) -> Promotion:
+def reject(tx: Tx, promotion_id: str, reason: str, *, by: Principal) -> Promotion:
     """Close a promotion that awaits approval. The requester may withdraw their own if they are an approver."""
-    require(approver, Role.APPROVER)
+    require(by, Role.APPROVER)
     if (earlier := audit.replayed(tx, "promotion.reject")) is not None:
         return get(tx.connection, earlier.detail["promotion_id"])
     reason, asked = _reason(reason), get(tx.connection, promotion_id)
     closed = _step(tx, asked, Step.REJECT)
-    given = _approval(tx, asked, approver, "reject", reason)
-    _audit(tx, approver, "promotion.reject", asked, {"reason": reason})
+    given = _approval(tx, asked, by, "reject", reason)
+    _audit(tx, by, "promotion.reject", asked, {"reason": reason})
     return replace(closed, approvals=(*asked.approvals, given))
 
 
-def rollback(tx: Tx, alias: tuple[str, str], approver: Principal, reason: str) -> AliasHead:
-    """Point ``alias`` = (model, alias) back at what was live before: no gate and no second person, as it is for
+def rollback(tx: Tx, model: str, alias: str, reason: str, *, by: Principal) -> AliasHead:
+    """Point ``alias`` of ``model`` back at what was live before: no gate and no second person, as it is for
     emergencies; audited. Raises `Conflict` when there is nothing to go back to."""
-    require(approver, Role.APPROVER)
-    history = aliases.history(tx.connection, *alias)
+    require(by, Role.APPROVER)
+    history = aliases.history(tx.connection, model, alias)
     if (earlier := audit.replayed(tx, "alias.rollback")) is not None:
         return next(h for h in history if h.generation == earlier.detail["generation"])
     reason, now = _reason(reason), history[0]
     target = promotion.rollback_target(reversed(history))
-    head = aliases.move(tx, replace(target, moved_by=approver.name), now.generation)
+    head = aliases.move(tx, replace(target, moved_by=by.name), now.generation)
     for promotion_id, step in ((now.promotion_id, Step.ROLL_BACK), (target.promotion_id, Step.RESTORE)):
         if promotion_id is not None:
             _step(tx, get(tx.connection, promotion_id), step)
     _stale_others(tx, head)
     detail = {"from": now.version, "to": head.version, "generation": head.generation, "reason": reason}
-    audit.append(tx, approver.name, "alias.rollback", f"{head.model}@{head.alias}", detail)
+    audit.append(tx, by.name, "alias.rollback", f"{head.model}@{head.alias}", detail)
     return head
 
 

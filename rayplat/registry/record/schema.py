@@ -141,3 +141,50 @@ token = Table(
     Column("expires_at", BigInteger, nullable=True),
     Column("revoked_at", BigInteger, nullable=True),
 )
+
+
+# --- lineage and events ---------------------------------------------------------------------------
+
+edge = Table(
+    "rp_edge",
+    metadata,
+    Column("source", String(255), primary_key=True),
+    Column("target", String(255), primary_key=True),
+    Column("relation", String(63), primary_key=True),
+    Column("run_id", Text, nullable=True),
+    Column("at", BigInteger, nullable=False),
+    Index("rp_edge_by_target", "target"),
+)
+
+outbox = Table(
+    "rp_outbox",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("event", String(64), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+# --- ownership and pins ---------------------------------------------------------------------------
+
+owner = Table(
+    "rp_owner",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("team", Text, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+pin = Table(
+    "rp_pin",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("target", String(255), primary_key=True),
+    Column("pinned_by", String(255), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)

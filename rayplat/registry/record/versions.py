@@ -16,9 +16,9 @@ from rayplat.types import ModelVersion, Principal, Role
 _LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
 
 
-def register(tx: Tx, candidate: Candidate, author: Principal) -> ModelVersion:
+def register(tx: Tx, candidate: Candidate, *, by: Principal) -> ModelVersion:
     """The version of ``candidate``, new or, for a digest this model already has, the one that exists."""
-    require(author, Role.DEVELOPER)
+    require(by, Role.DEVELOPER)
     candidate.check()
     same = (model_version.c.model == candidate.model) & (model_version.c.digest == candidate.digest)
     row = tx.connection.execute(sa.select(model_version).where(same)).first()
@@ -28,11 +28,11 @@ def register(tx: Tx, candidate: Candidate, author: Principal) -> ModelVersion:
         sa.select(sa.func.max(model_version.c.version)).where(model_version.c.model == candidate.model)
     )
     number = max(int(ours or 0), mlflow_rows.last_version(tx.connection, candidate.model)) + 1
-    version = ModelVersion(version=number, author=author.name, created_at=tx.at, **vars(candidate))
+    version = ModelVersion(version=number, author=by.name, created_at=tx.at, **vars(candidate))
     tx.connection.execute(sa.insert(model_version).values(**rows.model_version_columns(version)))
     mlflow_rows.add_version(tx.connection, version)
     detail = {"digest": version.digest, "run_id": version.run_id, "training_set": version.training_set}
-    audit.append(tx, author.name, "model.register", f"{version.model}/{number}", detail)
+    audit.append(tx, by.name, "model.register", f"{version.model}/{number}", detail)
     return version
 
 
