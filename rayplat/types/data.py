@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from rayplat.types.promotion import ParityEvidence
+from rayplat.types.evidence import ParityEvidence
 
 
 @dataclass(frozen=True)
