@@ -50,6 +50,16 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's and the registry's tables, made once: MLflow's migrations take seconds. Copy it."""
+    from rayplat.registry.record.database import Record
+
+    file = tmp_path_factory.mktemp("registry") / "empty.db"
+    Record(f"sqlite:///{file}").close()
+    return file
+
+
+@pytest.fixture(scope="session")
 def _head() -> Iterator[tuple[Path, str]]:
     """One local head for the whole session: 2 CPUs, the platform's resource and flags, a token of its own."""
     settings = settings_module.load(

@@ -1,10 +1,12 @@
-"""The control application on a real socket, over an in-memory registry."""
+"""The control application on a real socket, over a registry on SQLite in this process."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +21,7 @@ from rayplat.data.tables import Tables
 from rayplat.platform.processes import wait_until
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, Role
-from tests.api.fakes import FakeRegistry, FakeTracking
+from tests.api.fakes import DIGEST, OTHER_DIGEST, FakeTracking, registry
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,17 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    settings = settings_module.load(tmp_path_factory.mktemp("home"), environ={})
+def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("home")
+    settings = settings_module.load(home, environ={})
+    database = shutil.copy(empty_database, home / "rayplat.db")
     secrets = {role: identity.new_token()[0] for role in Role}
     known = {secret: Principal(f"{role}-person", role) for role, secret in secrets.items()}
-    registry: Any = FakeRegistry()
     tracking: Any = FakeTracking()
     features = FeatureStore(settings)
     context = Context(
         settings,
-        registry,
+        registry(Path(database), DIGEST, OTHER_DIGEST),
         Tables(settings.tables_uri),
         tracking,
         features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from rayplat.services.features import Features
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, FeatureSpec, Principal, Role
-from tests.api.fakes import DIGEST, NOW, FakeRegistry
+from tests.api.fakes import DIGEST, NOW, registry
 from tests.data.declared import DELAYS, FLIGHT, SCHEDULE, SERVICE, START, VIEWS, WEATHER, flights, weather
 from tests.data.online.world import apply
 
@@ -40,19 +41,12 @@ FEATURES = (
 NOON = START + timedelta(hours=2, minutes=10)
 
 
-class Registry(FakeRegistry):
-    """Version 2 is the bundle with the digest given."""
-
-    def __init__(self, digest: str) -> None:
-        super().__init__()
-        self._versions[1] = replace(self._versions[1], digest=digest)
-
-
 @dataclass
 class World:
     settings: Settings
     tables: Tables
     store: FeatureStore
+    database: Path
 
     def build(self, view: FeatureView, source: pa.Table) -> None:
         pinned = self.tables.version(view.source)
@@ -75,9 +69,9 @@ class World:
         folder.mkdir()
         (folder / "rayplat.json").write_text(json.dumps(stored))
         digest = ArtifactStore(self.settings.artifacts_root).put_tree(folder, "model").digest
-        registry: Any = Registry(digest)
+        known = registry(shutil.copy(self.database, folder.with_suffix(".db")), DIGEST, digest)
         who = Principal("ann", Role.DEVELOPER)
-        return Features(Context(self.settings, registry, self.tables, None, self.store, "", who))  # type: ignore[arg-type]
+        return Features(Context(self.settings, known, self.tables, None, self.store, "", who))  # type: ignore[arg-type]
 
     def ask(
         self, service: str, keys: list[str], at: datetime, features: tuple[FeatureSpec, ...], **given: list[Any]
@@ -94,11 +88,11 @@ class World:
 
 
 @pytest.fixture
-def world(settings: Settings) -> World:
+def world(settings: Settings, empty_database: Path) -> World:
     tables = Tables(settings.tables_uri)
     tables.create("flights", flights())
     tables.create("weather", weather())
-    made = World(settings, tables, FeatureStore(settings))
+    made = World(settings, tables, FeatureStore(settings), empty_database)
     for view in VIEWS:
         made.build(view, weather() if view is WEATHER else flights())
     catalog.put_service(apply(settings, VIEWS), SERVICE)
