@@ -10,6 +10,8 @@
     ├── BadRows                     422   rows that break the checks of a table: which rules, how many, examples
     ├── Unauthenticated             401   no token, or one that is not known
     ├── Forbidden                   403   the token's role, or a rule, does not allow it
+    │   ├── NeedsWaiver             403   a model whose loading runs code from its files
+    │   └── NotTrusted              403   a signed statement that does not hold for what it is shown for
     ├── NotFound                    404   a thing named in the request does not exist
     ├── TooLarge                    413   a body over the limit
     ├── Conflict                    409   the state does not allow it (any more)
@@ -119,6 +121,31 @@ class Forbidden(RayplatError):
 
     def __str__(self) -> str:
         return f"{self.who} may not do this: {self.reason}"
+
+
+class NeedsWaiver(Forbidden):
+    """``NeedsWaiver(digest, file, reason)``: loading ``file`` of the tree ``digest`` would run code that it brings."""
+
+    def __init__(self, digest: str, file: str, reason: str) -> None:
+        RayplatError.__init__(self, digest, file, reason)
+        self.who, self.digest, self.file, self.reason = f"model {digest}", digest, file, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.digest} was not loaded: {self.file}: {self.reason}. Save it in a format that is only data, or ask "
+            f"an approver for: rayplat waiver create format {self.digest} --reason '...'"
+        )
+
+
+class NotTrusted(Forbidden):
+    """``NotTrusted(what, reason)``: a signature or statement, and the rule that it breaks."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} is not trusted: {self.reason}"
 
 
 class NotFound(RayplatError):

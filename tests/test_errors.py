@@ -19,6 +19,8 @@ EXAMPLES: list[RayplatError] = [
     ),
     errors.Unauthenticated(),
     errors.Forbidden("ada", "it needs the role approver"),
+    errors.NeedsWaiver("sha256:a", "model.pkl", "it is a pickle"),
+    errors.NotTrusted("the statement sha256:a", "it was signed by an unknown key"),
     errors.NotFound("table", "nope", "see `rayplat table list`"),
     errors.TooLarge("the body", 5, 4),
     errors.Conflict("the promotion is closed"),

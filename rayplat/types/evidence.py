@@ -16,7 +16,8 @@ class VerificationEvidence:
     """What the platform saw of the bytes behind ``digest`` (the bundle's tree). Built by the platform, never handed in.
 
     ``runs_code``: loading this format runs code from the bundle; ``waived``: that is permitted for this digest.
-    ``schema_problems`` say in words what does not fit what the alias serves now.
+    ``schema_problems`` say in words what does not fit what the alias serves now; ``problems`` why it is not intact, not
+    signed or not permitted.
     """
 
     digest: str
@@ -26,6 +27,7 @@ class VerificationEvidence:
     runs_code: bool
     waived: bool
     schema_problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
