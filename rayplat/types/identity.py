@@ -20,16 +20,26 @@ class Role(enum.StrEnum):
         return order.index(self) >= order.index(other)
 
 
+class PrincipalKind(enum.StrEnum):
+    """A service (CI, a pipeline) may do what its role permits but never approve: that takes a person."""
+
+    PERSON = "person"
+    SERVICE = "service"
+
+
 @dataclass(frozen=True)
 class Principal:
     """Who is calling: a person or a service. Tokens belong to a principal; rules speak of principals."""
 
     name: str
     role: Role
+    kind: PrincipalKind = PrincipalKind.PERSON
 
 
 @dataclass(frozen=True)
 class TokenInfo:
+    """A token without its secret. ``last_used_at`` may lag behind by a minute."""
+
     token_id: str
     principal: str
     role: Role
@@ -37,3 +47,5 @@ class TokenInfo:
     created_by: str
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    kind: PrincipalKind = PrincipalKind.PERSON
+    last_used_at: datetime | None = None

@@ -7,6 +7,7 @@ import re
 from rayplat.errors import InvalidName
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_EMAIL = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}@[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)*")
 _VERSION_LIKE = re.compile(r"v?[0-9]+", re.IGNORECASE)
 
 
@@ -26,3 +27,10 @@ def check_alias(alias: str) -> str:
     if "." in alias:
         raise InvalidName("alias", f"{alias!r} holds a dot, which MLflow does not permit in an alias; use '-'")
     return alias
+
+
+def check_principal(name: str) -> str:
+    """``name`` itself, or `InvalidName`: a name as everywhere, or one like an e-mail address, in lower case."""
+    if isinstance(name, str) and "@" in name and ".." not in name and len(name) <= 255 and _EMAIL.fullmatch(name):
+        return name
+    return check_name("principal", name)

@@ -1,33 +1,47 @@
-"""The audit log: one entry for each change, each hash taken over the entry and the hash before it.
+"""The audit log: one entry for each change, each hash taken over the entry and the hash before it (`registry.chain`).
 
-A changed, removed or inserted entry breaks the chain and `verify` names it. Cutting off the newest entries does not
-show, unless their last hash was noted elsewhere.
+A changed, removed, inserted or moved entry breaks the chain, and `check` names it. What was cut off at the end, or
+written anew with all hashes, shows by the anchors (`registry.anchors`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from rayplat.artifacts.manifest import canonical
 from rayplat.errors import Conflict, Corrupt, InvalidInput
+from rayplat.registry import chain
+from rayplat.registry.chain import Entry
 from rayplat.registry.record import rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import audit
-from rayplat.types import AuditEntry
+from rayplat.types import AuditEntry, AuditReport
 
-_START = "0" * 64
 _MAX_LIMIT = 10_000
+_BATCH = 2000
+_COLUMNS = [
+    audit.c[n] for n in ("seq", "at", "actor", "action", "subject", "detail", "request_key", "prev_hash", "hash")
+]
+
+
+class Head(NamedTuple):
+    """The newest entry's number, hash and time (microseconds since 1970 UTC)."""
+
+    seq: int
+    hash: str
+    at_us: int
 
 
 def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """Add the entry for the change that ``tx`` makes. The fence has made this the only writer."""
-    last = tx.connection.execute(sa.select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)).first()
-    seq, prev = (last.seq + 1, last.hash) if last is not None else (1, _START)
+    """Add the entry for the change that ``tx`` makes. The fence has made this the only writer.
+
+    ``detail`` holds what the change wrote, so that `crosscheck` can tell an edited row from it.
+    """
+    last = head(tx.connection)
+    seq, prev = (last.seq + 1, last.hash) if last is not None else (1, chain.START)
     columns = {
         "seq": seq,
         "at": rows.to_us(tx.at),
@@ -35,9 +49,10 @@ def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]
         "action": action,
         "subject": subject,
         "detail": rows.to_json(detail),
+        "request_key": tx.key,
     }
-    link = {"prev_hash": prev, "hash": _hash(prev, columns), "request_key": tx.key}
-    tx.connection.execute(sa.insert(audit).values(**columns, **link))
+    hashed = chain.entry_hash(prev, _body(*columns.values()))
+    tx.connection.execute(sa.insert(audit).values(**columns, prev_hash=prev, hash=hashed))
 
 
 def replayed(tx: Tx, action: str) -> AuditEntry | None:
@@ -52,29 +67,58 @@ def replayed(tx: Tx, action: str) -> AuditEntry | None:
     return rows.audit_entry(row)
 
 
-def listed(connection: Connection, limit: int) -> list[AuditEntry]:
-    """The newest ``limit`` entries, newest first."""
+def listed(connection: Connection, limit: int = 100, subject: str | None = None) -> list[AuditEntry]:
+    """The newest ``limit`` entries (1 to 10,000), newest first; of one subject, or of all."""
     if not 1 <= limit <= _MAX_LIMIT:
         raise InvalidInput("limit", f"{limit} is not between 1 and {_MAX_LIMIT}")
     newest = sa.select(audit).order_by(audit.c.seq.desc()).limit(limit)
+    if subject is not None:
+        newest = newest.where(audit.c.subject == subject)
     return [rows.audit_entry(row) for row in connection.execute(newest)]
 
 
+def head(connection: Connection) -> Head | None:
+    """The newest entry; None where there is none yet."""
+    newest = sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1)
+    row = connection.execute(newest).first()
+    return None if row is None else Head(row.seq, row.hash, row.at)
+
+
+def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
+    """The entries with a number above ``after`` as the chain sees them, in their order; read in batches."""
+    wanted = sa.select(*_COLUMNS).where(audit.c.seq > after).order_by(audit.c.seq)
+    found = connection.execution_options(yield_per=_BATCH).execute(wanted)
+    for batch in found.partitions():
+        for row in batch:
+            yield _entry(*row)
+
+
+def check(connection: Connection, known: Mapping[int, str] | None = None, after: Head | None = None) -> AuditReport:
+    """What is wrong with the log, if anything. ``known`` are hashes by number from anchors; with ``after``, an entry
+    known to be good, only what follows it is read."""
+    start = (0, chain.START) if after is None else (after.seq, after.hash)
+    return chain.check(entries(connection, start[0]), known or {}, start)
+
+
 def verify(connection: Connection) -> int:
-    """How many entries were checked. Raises `Corrupt` at the first that does not fit."""
-    seq, prev = 0, _START
-    for row in connection.execute(sa.select(audit).order_by(audit.c.seq).execution_options(yield_per=1000)):
-        expected = _hash(prev, row._mapping)
-        if (row.seq, row.prev_hash, row.hash) != (seq + 1, prev, expected):
-            raise Corrupt(f"audit entry {row.seq} (after entry {seq})", expected, row.hash)
-        seq, prev = row.seq, row.hash
-    return seq
+    """How many entries were checked. Raises `Corrupt` naming the first that does not fit, and why."""
+    report = check(connection)
+    if report.problem is not None:
+        found = report.problem
+        raise Corrupt(f"audit entry {found.seq}", "an untouched chain of hashes", f"{found.kind.value}: {found.reason}")
+    return report.entries
 
 
-def _hash(prev: str, columns: Any) -> str:
-    body = {name: columns[name] for name in ("seq", "at", "actor", "action", "subject")}
+def _entry(
+    seq: Any, at: Any, actor: Any, action: Any, subject: Any, detail: Any, key: Any, prev: Any, its_hash: Any
+) -> Entry:
     try:
-        body["detail"] = json.loads(columns["detail"])
-    except ValueError:
-        body["detail"] = columns["detail"]
-    return hashlib.sha256(prev.encode() + canonical(body)).hexdigest()
+        body = _body(seq, at, actor, action, subject, detail, key)
+        old = None if key is None else _body(seq, at, actor, action, subject, detail, None)
+    except (TypeError, ValueError):  # SQLite keeps a value of any type in any column: such an edit fits no hash
+        body, old = b"", None
+    return Entry(seq if type(seq) is int else -1, str(prev), str(its_hash), body, old)
+
+
+def _body(seq: Any, at: Any, actor: Any, action: Any, subject: Any, detail: Any, key: Any) -> bytes:
+    return chain.encode(seq, at, (actor, action, subject, detail), key)
