@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -48,6 +48,68 @@ class RegistrySettings(_Group):
         le=1,
         description="Largest share of logged feature vectors that may differ offline; None: no parity gate.",
     )
+    anchors: str | None = Field(
+        None,
+        description="Folder or s3:// URL where the audit log's anchors are kept; None is <home>/anchors. Keep it where "
+        "those who reach the database cannot write.",
+    )
+    anchor_every: int = Field(1000, ge=1, description="New audit entries after which an anchor is written.")
+    anchor_s: float = Field(60.0, gt=0, description="Longest time in seconds that a new audit entry waits for one.")
+
+
+class EventsSettings(_Group):
+    """Webhooks: where events may be sent, and how often it is tried."""
+
+    allow_http: bool = Field(False, description="Whether http:// receivers are permitted beside https://.")
+    allow_private: bool = Field(
+        False, description="Whether receivers inside the network are permitted; link-local ones need `allow`."
+    )
+    allow: tuple[str, ...] = Field(
+        (),
+        description="Receivers that are permitted wherever they are: host names, addresses, networks (10.0.0.0/8); a "
+        "variable holds JSON.",
+    )
+    ca_file: str | None = Field(None, description="PEM file of authorities that sign receivers' certificates.")
+    timeout_s: float = Field(10.0, gt=0, description="Longest time in seconds for one delivery, connecting included.")
+    concurrency: int = Field(16, ge=1, description="Receivers that are served at the same time.")
+    poll_s: float = Field(0.5, gt=0, description="How often the outbox is looked at, in seconds.")
+    retry_max_s: float = Field(900.0, gt=0, description="Longest pause between two tries, in seconds.")
+    park_after: int = Field(5, ge=1, description="Tries of an event that a receiver refuses before it is parked.")
+    keep_days: float = Field(30.0, gt=0, description="How long delivered events can be replayed, in days.")
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+
+class OidcSettings(_Group):
+    """An identity provider whose tokens (JWT) the control API takes beside platform tokens."""
+
+    issuer: str = Field(description="The tokens' `iss`, exactly; also where the discovery document is found.")
+    audience: str = Field(description="What the tokens' `aud` must name.")
+    jwks_url: str | None = Field(None, description="Where the keys are; None: as the discovery document says.")
+    name_claim: str = Field("email", description="Claim that names the caller: an e-mail address or a name.")
+    role_claim: str = Field("groups", description="Claim with a text or a list of texts, mapped by `roles`.")
+    roles: dict[str, Literal["viewer", "developer", "approver", "admin"]] = Field(
+        {}, description="Value of the role claim to role; of several the highest counts, without one nobody comes in."
+    )
+    person_claim: str | None = Field(
+        "email", description="Claim that only people's tokens have: without it a caller cannot approve; None: all are."
+    )
+    leeway_s: float = Field(30.0, ge=0, le=300, description="How far clocks may differ, in seconds.")
+    keys_s: float = Field(3600.0, ge=60, description="How long fetched keys are used before they are asked for again.")
+
+
+class IdentitySettings(_Group):
+    """Who may call, beside holders of platform tokens."""
+
+    oidc: OidcSettings | None = Field(None, description="An OpenID Connect provider; a variable holds JSON.")
+
+    @field_validator("oidc", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 class DataSettings(_Group):
@@ -117,6 +179,8 @@ class Settings(_Group):
     ray: RaySettings = RaySettings()  # type: ignore[call-arg]
     mlflow: MlflowSettings = MlflowSettings()  # type: ignore[call-arg]
     registry: RegistrySettings = RegistrySettings()  # type: ignore[call-arg]
+    events: EventsSettings = EventsSettings()  # type: ignore[call-arg]
+    identity: IdentitySettings = IdentitySettings()  # type: ignore[call-arg]
     data: DataSettings = DataSettings()  # type: ignore[call-arg]
     artifacts: ArtifactSettings = ArtifactSettings()  # type: ignore[call-arg]
     train: TrainSettings = TrainSettings()  # type: ignore[call-arg]
@@ -127,6 +191,10 @@ class Settings(_Group):
     @property
     def database_url(self) -> str:
         return self.registry.database_url or f"sqlite:///{self.home / 'rayplat.db'}"
+
+    @property
+    def anchors_root(self) -> str:
+        return self.registry.anchors or str(self.home / "anchors")
 
     @property
     def tables_uri(self) -> str:
