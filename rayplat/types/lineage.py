@@ -18,7 +18,7 @@ from typing import Any
 from rayplat.errors import InvalidInput
 from rayplat.types.data import TableVersion
 
-MOST_CHARACTERS = 512
+MOST_CHARACTERS = 255
 _WORD = r"[^\s/@#\x00-\x1f\x7f](?:[^/@#\x00-\x1f\x7f]*[^\s/@#\x00-\x1f\x7f])?"
 _ANY = r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?"
 _NUMBER = r"0|[1-9][0-9]{0,17}"
