@@ -1,13 +1,16 @@
 """The ``rp_*`` tables, in the same database as MLflow's. Times are microseconds since 1970 UTC; JSON is text.
 
-One row of ``rp_schema`` says which version of these tables a database has, so that a later release can migrate it.
+What a database has is noted in ``rp_alembic_version``; `rayplat.registry.migrations` leads from each revision to the
+next, and a test compares where they end with what is written here.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Float,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -16,9 +19,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
-VERSION = 1
+REVISION = "0002"
+VERSION_TABLE = "rp_alembic_version"
 metadata = MetaData()
 
 _NAME, _DIGEST = String(63), String(71)
@@ -34,6 +39,7 @@ def _head_columns() -> list[Column[object]]:
     ]
 
 
+# How the first release noted its version; later ones go on counting, so that it refuses their databases.
 schema = Table(
     "rp_schema",
     metadata,
@@ -64,6 +70,12 @@ model_version = Table(
     Column("pins", Text, nullable=False),
     Column("metrics", Text, nullable=False),
     Column("baseline", _DIGEST, nullable=True),
+    Column("format", String(63), nullable=False, server_default=""),
+    Column("code_digest", _DIGEST, nullable=True),
+    Column("env_digest", _DIGEST, nullable=True),
+    Column("payload_digest", _DIGEST, nullable=True),
+    Column("statement", _DIGEST, nullable=True),
+    Column("state", String(16), nullable=False, server_default="active"),
     UniqueConstraint("model", "digest"),
 )
 
@@ -84,6 +96,8 @@ alias_history = Table(
     Column("alias", _NAME, primary_key=True),
     Column("generation", Integer, primary_key=True, autoincrement=False),
     *_head_columns(),
+    Column("removed", Boolean, nullable=False, server_default=false()),
+    Index("rp_alias_history_by_time", "model", "alias", "moved_at"),
 )
 
 promotion = Table(
@@ -101,7 +115,41 @@ promotion = Table(
     Column("subject_digest", _DIGEST, nullable=False),
     Column("evidence", Text, nullable=True),
     Column("gates", Text, nullable=False),
+    Column("policy", Text, nullable=True),
+    Column("baseline_version", Integer, nullable=True),
+    Column("verification", Text, nullable=True),
+    Column("waivers", Text, nullable=False, server_default="[]"),
+    Column("custom_results", Text, nullable=False, server_default="[]"),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("live_after", BigInteger, nullable=True),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("break_glass", Boolean, nullable=False, server_default=false()),
+    Column("reviewed_by", Text, nullable=True),
     Index("rp_promotion_by_alias", "model", "alias", "state"),
+    Index("rp_promotion_by_state", "state"),
+)
+
+# ``model`` and ``alias`` may be ``*``; the policy itself is canonical JSON, its digest is of that.
+alias_policy = Table(
+    "rp_alias_policy",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("alias", _NAME, primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("digest", _DIGEST, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+experiment = Table(
+    "rp_experiment",
+    metadata,
+    Column("promotion_id", String(32), primary_key=True),
+    Column("design", Text, nullable=False),
+    Column("design_digest", _DIGEST, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("started_by", Text, nullable=False),
+    Column("power", Float, nullable=False),
 )
 
 approval = Table(
@@ -140,6 +188,8 @@ token = Table(
     Column("created_by", Text, nullable=False),
     Column("expires_at", BigInteger, nullable=True),
     Column("revoked_at", BigInteger, nullable=True),
+    Column("kind", String(16), nullable=False, server_default="person"),
+    Column("last_used_at", BigInteger, nullable=True),
 )
 
 
@@ -156,6 +206,21 @@ edge = Table(
     Index("rp_edge_by_target", "target"),
 )
 
+lineage_node = Table(
+    "rp_lineage_node",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("facts", Text, nullable=False),
+)
+
+# One row: up to which row of the outbox the lineage server has been told.
+lineage_sent = Table(
+    "rp_lineage_sent",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
 outbox = Table(
     "rp_outbox",
     metadata,
@@ -164,6 +229,24 @@ outbox = Table(
     Column("subject", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+)
+
+# ``position``: the last event of the outbox that is settled for this receiver.
+webhook = Table(
+    "rp_webhook",
+    metadata,
+    Column("webhook_id", String(32), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("next_try_at", BigInteger, nullable=True),
+    Column("last_error", Text, nullable=False),
+    Column("last_delivered_at", BigInteger, nullable=True),
 )
 
 # --- ownership and pins ---------------------------------------------------------------------------
