@@ -90,7 +90,7 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """Copy a file or a folder into ``dst_path`` (a new temporary folder by default); its local path."""
         with _for_mlflow():
             artifact_path = _normal(artifact_path)
-        local: str = super().download_artifacts(artifact_path, dst_path)
+        local: str = super().download_artifacts(artifact_path, dst_path)  # type: ignore[no-untyped-call]
         return local
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
@@ -153,9 +153,11 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """The object's verified bytes at ``target``, whole or not at all."""
         part = target.with_name(f".{secrets.token_hex(6)}.part")
         try:
-            part.write_bytes(self._store.get_bytes(ref.digest))
-            if (found := part.stat().st_size) != ref.size:
-                raise Corrupt(f"artifact {path!r}", f"{ref.size} bytes", f"{found} bytes")
+            with part.open("xb") as file:
+                for chunk in self._store.chunks(ref.digest):
+                    file.write(chunk)
+                if (found := file.tell()) != ref.size:
+                    raise Corrupt(f"artifact {path!r}", f"{ref.size} bytes", f"{found} bytes")
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
