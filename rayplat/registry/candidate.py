@@ -13,7 +13,8 @@ from rayplat.types import TableVersion, check_name
 @dataclass(frozen=True)
 class Candidate:
     """A model version before it has a number. ``digest`` is the bundle's tree, ``pins`` what its data was read from,
-    ``baseline`` the digest of the profile that later windows are compared with."""
+    ``baseline`` the digest of the profile that later windows are compared with, ``format`` how the bundle is loaded;
+    the other digests are told at `ModelVersion`."""
 
     model: str
     digest: str
@@ -22,13 +23,21 @@ class Candidate:
     pins: tuple[TableVersion, ...]
     metrics: dict[str, float]
     baseline: str | None = None
+    format: str = ""
+    code_digest: str | None = None
+    env_digest: str | None = None
+    payload_digest: str | None = None
+    statement: str | None = None
 
     def check(self) -> None:
         """Nothing, or `InvalidInput` naming the field and the rule."""
         check_name("model", self.model)
         check_digest("digest", self.digest)
-        if self.baseline is not None:
-            check_digest("baseline", self.baseline)
+        for field in ("baseline", "code_digest", "env_digest", "payload_digest", "statement"):
+            if getattr(self, field) is not None:
+                check_digest(field, getattr(self, field))
+        if self.format != "":
+            check_name("format", self.format)
         for field in ("run_id", "training_set"):
             if not isinstance(getattr(self, field), str) or not getattr(self, field):
                 raise InvalidInput(field, "a non-empty string is needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,12 @@ from rayplat.types.data import TableVersion
 
 @dataclass(frozen=True)
 class ArtifactRef:
+    """What was put. ``new_bytes`` counts the payload bytes that had to be stored: 0 where all was there."""
+
     digest: str
     kind: str
     size_bytes: int
+    new_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,19 @@ class ModelSpec:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+class VersionState(enum.StrEnum):
+    """Of a model version. ``retired``: no alias may be pointed at it any more, until it is restored; ``deleted``:
+    its bytes may go, its row and number stay for ever."""
+
+    ACTIVE = "active"
+    RETIRED = "retired"
+    DELETED = "deleted"
+
+
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version. ``digest`` is the content digest of the bundle's tree."""
+    """One registered version. ``digest`` is the content digest of the bundle's tree, ``payload_digest`` the same
+    without what differs from run to run (ids, times), ``statement`` the digest of the signed provenance statement."""
 
     model: str
     version: int
@@ -71,11 +85,20 @@ class ModelVersion:
     pins: tuple[TableVersion, ...]
     metrics: dict[str, float]
     baseline: str | None = None
+    format: str = ""
+    code_digest: str | None = None
+    env_digest: str | None = None
+    payload_digest: str | None = None
+    statement: str | None = None
+    state: VersionState = VersionState.ACTIVE
 
 
 @dataclass(frozen=True)
 class AliasHead:
-    """Where an alias points. ``generation`` grows by one with each move and never repeats."""
+    """Where an alias points. ``generation`` grows by one with each move and never repeats, removals included.
+
+    ``removed`` is only found in a history: from then on there was no such alias, until its next generation.
+    """
 
     model: str
     alias: str
@@ -85,3 +108,27 @@ class AliasHead:
     moved_at: datetime
     moved_by: str
     promotion_id: str | None = None
+    removed: bool = False
+
+
+@dataclass(frozen=True)
+class RecordPin:
+    """Somebody's word that an artifact (its digest) or a model version (``<model>/<number>``) must be kept."""
+
+    kind: str
+    target: str
+    pinned_by: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who answers for a model, a table or an endpoint; ``team`` is empty where none was named."""
+
+    kind: str
+    name: str
+    owner: str
+    team: str
+    set_by: str
+    at: datetime

@@ -1,8 +1,9 @@
-"""A registry's record on SQLite."""
+"""A registry's record: on SQLite for most tests, on PostgreSQL too for those that ask for ``either``."""
 
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,6 @@ import pytest
 
 from rayplat.registry.record.database import Record
 from tests.registry.desk import Desk
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's and the registry's tables, made once: MLflow's migrations take seconds."""
-    file = tmp_path_factory.mktemp("registry") / "empty.db"
-    Record(f"sqlite:///{file}").close()
-    return file
 
 
 @pytest.fixture
@@ -39,3 +32,44 @@ def desk(record: Record) -> Desk:
     for n in (1, 2, 3):
         made.register(n)
     return made
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """The name of a database with all tables; PostgreSQL copies it in a moment."""
+    name = "record_template"
+    create_database(postgres_url, name)
+    Record(f"{postgres_url.rpartition('/')[0]}/{name}").close()
+    return name
+
+
+@pytest.fixture
+def postgres_record_url(postgres_url: str, postgres_template: str) -> str:
+    name = f"record_{uuid.uuid4().hex}"
+    create_database(postgres_url, name, postgres_template)
+    return f"{postgres_url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def either_url(request: pytest.FixtureRequest) -> str:
+    """A database with all tables: of SQLite, and of a real PostgreSQL server."""
+    name = {"sqlite": "database_url", "postgresql": "postgres_record_url"}[request.param]
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def either(either_url: str) -> Iterator[Desk]:
+    """A desk on either database, with three versions."""
+    record = Record(either_url)
+    made = Desk(record)
+    for n in (1, 2, 3):
+        made.register(n)
+    yield made
+    record.close()
+
+
+def create_database(server_url: str, name: str, template: str = "template0") -> None:
+    import psycopg
+
+    with psycopg.connect(server_url, autocommit=True) as db:
+        db.execute(f'create database "{name}" template "{template}"')

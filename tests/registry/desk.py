@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
 
 from rayplat.registry.candidate import Candidate
-from rayplat.registry.gates import GatePolicy
-from rayplat.registry.record import aliases, promotions, versions
+from rayplat.registry.record import aliases, versions
 from rayplat.registry.record.database import Record
-from rayplat.types import Evidence, ModelVersion, Principal, Promotion, Role, TableVersion
+from rayplat.types import AliasHead, Evidence, ModelVersion, Principal, Promotion, PromotionState, Role, TableVersion
+
+R = TypeVar("R")
 
 ANN = Principal("ann", Role.DEVELOPER)
 BOB = Principal("bob", Role.APPROVER)
@@ -17,6 +22,7 @@ ROOT = Principal("root", Role.ADMIN)
 MODEL, ALIAS = "flight-delay", "champion"
 HOLDOUT = "sha256:" + "d" * 64
 PIN = TableVersion("flights", "tables/flights", "id-1", 3, "sha256:" + "1" * 64, "sha256:" + "2" * 64, 336_776)
+MLFLOW_ALIASES = "select name, alias, version from registered_model_aliases"
 
 
 def candidate(n: int, model: str = MODEL) -> Candidate:
@@ -34,17 +40,56 @@ class Desk:
 
     record: Record
 
-    def register(self, n: int) -> ModelVersion:
-        return self.record.write(lambda tx: versions.register(tx, candidate(n), ANN))
+    def read(self, query: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        return self.record.read(lambda connection: query(connection, *args, **kwargs))
+
+    def write(self, operation: Callable[..., R], *args: Any, key: str | None = None, **kwargs: Any) -> R:
+        return self.record.write(lambda tx: operation(tx, *args, **kwargs), key)
+
+    def rows(self, question: str) -> list[tuple[Any, ...]]:
+        """The answer of the database itself, MLflow's tables included."""
+        return self.read(lambda connection: [tuple(row) for row in connection.execute(sa.text(question))])
+
+    def change(self, statement: str) -> int:
+        """Change the database behind the record's back; how many rows."""
+        with self.record.engine.begin() as connection:
+            return connection.execute(sa.text(statement)).rowcount
+
+    def register(self, n: int, model: str = MODEL) -> ModelVersion:
+        return self.write(versions.register, candidate(n, model), by=ANN)
+
+    def head(self, alias: str = ALIAS) -> AliasHead | None:
+        return self.read(aliases.find, MODEL, alias)
+
+    def move(self, version: int, alias: str = ALIAS, expected: int | None = None, by: Principal = BOB) -> AliasHead:
+        """Point ``alias`` at ``version``, as an approved promotion does; from wherever it is, or from ``expected``."""
+        if expected is None:
+            expected = self.read(aliases.generation, MODEL, alias)
+        digest = self.read(versions.get, MODEL, version).digest
+        head = AliasHead(MODEL, alias, version, digest, 0, self.record.now(), by.name)
+        return self.write(aliases.move, head, expected)
 
     def request(self, version: int, alias: str = ALIAS, key: str | None = None) -> Promotion:
-        head = self.record.read(lambda s: aliases.find(s, MODEL, alias))
+        from rayplat.registry.record import promotions
+
+        head = self.head(alias)
         seen = evidence(champion=head.version if head else None)
-        wanted = (MODEL, version, alias)
-        return self.record.write(lambda tx: promotions.request(tx, GatePolicy(), wanted, seen, ANN), key)
+        return self.write(promotions.request, MODEL, version, alias, seen, by=ANN, key=key)
 
     def approve(self, promotion: Promotion, by: Principal = BOB, key: str | None = None) -> Promotion:
-        return self.record.write(lambda tx: promotions.approve(tx, promotion.promotion_id, by, None), key)
+        from rayplat.registry.record import promotions
+
+        return self.write(promotions.approve, promotion.promotion_id, by=by, key=key)
 
     def go_live(self, *versions: int, alias: str = ALIAS) -> list[Promotion]:
         return [self.approve(self.request(v, alias)) for v in versions]
+
+    def roll_back(self, key: str | None = None) -> AliasHead:
+        from rayplat.registry.record import promotions
+
+        return self.write(promotions.rollback, MODEL, ALIAS, "late answers", by=BOB, key=key)
+
+    def state(self, promotion: Promotion) -> PromotionState:
+        from rayplat.registry.record import promotions
+
+        return self.read(promotions.get, promotion.promotion_id).state

@@ -15,26 +15,28 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, OperationalError, StatementError
 
-from rayplat.errors import PartFailed, Unavailable
-from rayplat.registry.record import mlflow_rows, schema
+from rayplat.errors import Conflict, InvalidInput, Unavailable
+from rayplat.registry.egress import EgressRules
+from rayplat.registry.record import opening, schema
 from rayplat.types import AliasHead
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 _ATTEMPTS = 5
-_BUSY_TIMEOUT_S = 2.0  # how long SQLite itself waits for another writer, each time
+_PASSING = ("locked", "deadlock detected")  # what another process's transaction causes, and is over when it is
 
 
 @dataclass(frozen=True)
 class Defaults:
     """Settings that operations need: where artifacts lie (a folder or URL), and the parity gate of the built-in
-    policy (None: not asked for)."""
+    policy (None: not asked for); where webhooks may be."""
 
     artifacts_root: str = ""
     max_parity_mismatch: float | None = None
+    egress: EgressRules = EgressRules()
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,38 @@ class Tx:
     moved: list[AliasHead] = field(default_factory=list)
 
 
-class Record:
+class Reader:
+    """The record behind ``database_url`` for reading: takes nothing from its writer and changes no table.
+
+    Raises `PartFailed` for a database whose tables are not those of this release, `Unavailable` where none answers.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self.engine = opening.engine(database_url)
+        _patiently(lambda: opening.make_ready(self.engine, migrate=False))
+
+    @property
+    def dialect(self) -> str:
+        return self.engine.dialect.name
+
+    def read(self, query: Callable[[Connection], R]) -> R:
+        """What ``query`` finds. Raises `Unavailable` when the database does not answer."""
+
+        def attempt() -> R:
+            with self.engine.connect() as connection:
+                return query(connection)
+
+        return _patiently(attempt)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class Record(Reader):
     """The record behind ``database_url`` (SQLAlchemy: SQLite or PostgreSQL). Safe to use from several threads.
 
-    ``on_move`` is told of every alias move, after its commit, in the thread that wrote it.
+    ``on_move`` is told of every alias move, after its commit, in the thread that wrote it. A database of an earlier
+    release is migrated first, or with ``migrate`` false refused as by `Reader`.
     """
 
     def __init__(
@@ -60,25 +90,17 @@ class Record:
         on_move: Callable[[AliasHead], None] = lambda _: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         defaults: Defaults | None = None,
+        migrate: bool = True,
     ) -> None:
-        self._engine = _engine(database_url)
+        self.engine = opening.engine(database_url)
         self._on_move, self._clock = on_move, clock
         self._defaults = defaults or Defaults()
-        _patiently(lambda: _ensure_tables(self._engine))
-        self.epoch: int = _patiently(lambda: _take_epoch(self._engine))
+        _patiently(lambda: opening.make_ready(self.engine, migrate))
+        self.epoch: int = _patiently(lambda: opening.take_epoch(self.engine))
 
-    @property
-    def dialect(self) -> str:
-        return self._engine.dialect.name
-
-    def read(self, query: Callable[[Connection], R]) -> R:
-        """What ``query`` finds. Raises `Unavailable` when the database does not answer."""
-
-        def attempt() -> R:
-            with self._engine.connect() as connection:
-                return query(connection)
-
-        return _patiently(attempt)
+    def now(self) -> datetime:
+        """The record's clock."""
+        return self._clock()
 
     def write(self, operation: Callable[[Tx], R], key: str | None = None) -> R:
         """Run ``operation`` in one transaction: all of it is committed, or nothing.
@@ -100,7 +122,7 @@ class Record:
         def attempt() -> tuple[list[Any], list[AliasHead]]:
             results: list[Any] = []
             moved: list[AliasHead] = []
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 self._fence(connection)
                 for operation, key in operations:
                     tx = Tx(connection, self._clock(), key, self._defaults)
@@ -111,7 +133,7 @@ class Record:
                     except OperationalError:
                         raise  # the database's, not the operation's: the whole group is tried again
                     except Exception as e:  # noqa: BLE001 - it is this operation's answer
-                        results.append(e)
+                        results.append(_refusal(e))
             return results, moved
 
         results, moved = _patiently(attempt)
@@ -123,9 +145,6 @@ class Record:
         """Whether this incarnation still holds the epoch."""
         return self.read(lambda s: s.scalar(sa.select(schema.lease.c.epoch))) == self.epoch
 
-    def close(self) -> None:
-        self._engine.dispose()
-
     def _fence(self, connection: Connection) -> None:
         """Take the write lock; refuse if replaced. It must be a transaction's first statement (see `schema.lease`)."""
         lease = schema.lease
@@ -135,42 +154,18 @@ class Record:
             raise Unavailable("the registry", f"another incarnation took over (epoch {now}, this one had {self.epoch})")
 
 
-def _engine(database_url: str) -> sa.Engine:
-    url = sa.make_url(database_url)
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
-
-    @sa.event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")
-
-    return engine
+def _refusal(error: Exception) -> Exception:
+    """What the database itself refuses (a rule of a table, a value no column holds) as an error of ours."""
+    if isinstance(error, IntegrityError):
+        return Conflict(f"the database refuses it: {_reason(error)}")
+    if isinstance(error, DataError | OverflowError | UnicodeEncodeError):
+        return InvalidInput("value", f"the database cannot hold it: {_reason(error)}")
+    return error
 
 
-def _ensure_tables(engine: sa.Engine) -> None:
-    """MLflow's tables first (its migrations expect to be alone in an empty database), then ours; once."""
-    if not sa.inspect(engine).has_table(schema.schema.name):
-        mlflow_rows.ensure_tables(engine)
-        if engine.dialect.name == "sqlite":
-            with engine.connect() as connection:  # kept in the file: readers and the writer no longer block each other
-                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-        schema.metadata.create_all(engine)
-    with engine.begin() as connection:
-        found = connection.scalar(sa.select(schema.schema.c.version))
-        if found is None:
-            connection.execute(sa.insert(schema.schema).values(id=1, version=schema.VERSION))
-            connection.execute(sa.insert(schema.lease).values(id=1, epoch=0, writes=0))
-    if found not in (None, schema.VERSION):
-        reason = f"the database has schema version {found}, this release knows {schema.VERSION}: use its own release"
-        raise PartFailed("the registry", reason)
-
-
-def _take_epoch(engine: sa.Engine) -> int:
-    with engine.begin() as connection:
-        connection.execute(sa.update(schema.lease).values(epoch=schema.lease.c.epoch + 1))
-        return int(connection.scalar(sa.select(schema.lease.c.epoch)) or 0)
+def _reason(error: Exception) -> str:
+    lines = str(error.orig if isinstance(error, StatementError) else error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _patiently(attempt: Callable[[], R]) -> R:
@@ -178,10 +173,12 @@ def _patiently(attempt: Callable[[], R]) -> R:
     for n in range(1, _ATTEMPTS + 1):
         try:
             return attempt()
-        except OperationalError as e:
-            reason = str(e.orig).strip().splitlines()[0]
-            if "locked" not in reason or n == _ATTEMPTS:
+        except DatabaseError as e:
+            if not isinstance(e, OperationalError) and type(e) is not DatabaseError:
+                raise  # a statement's own fault
+            reason = _reason(e)
+            if not any(word in reason for word in _PASSING) or n == _ATTEMPTS:
                 raise Unavailable("the registry's database", reason) from e
-            log.warning("the registry's database is locked, attempt %d of %d", n, _ATTEMPTS)
+            log.warning("the registry's database: %s, attempt %d of %d", reason, n, _ATTEMPTS)
             time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**n)
     raise AssertionError("the loop ends by return or raise")

@@ -23,6 +23,7 @@ from rayplat.types import (
     TableVersion,
     TokenInfo,
     Verdict,
+    VersionState,
 )
 
 Row = Any  # sqlalchemy.Row: its columns are known by name only
@@ -55,12 +56,23 @@ def model_version(row: Row) -> ModelVersion:
         pins=tuple(TableVersion(**pin) for pin in json.loads(row.pins)),
         metrics=_metrics(json.loads(row.metrics)),
         baseline=row.baseline,
+        format=row.format,
+        code_digest=row.code_digest,
+        env_digest=row.env_digest,
+        payload_digest=row.payload_digest,
+        statement=row.statement,
+        state=VersionState(row.state),
     )
 
 
 def model_version_columns(version: ModelVersion) -> dict[str, Any]:
-    pins, metrics = to_json([asdict(pin) for pin in version.pins]), to_json(version.metrics)
-    return {**vars(version), "created_at": to_us(version.created_at), "pins": pins, "metrics": metrics}
+    return {
+        **vars(version),
+        "created_at": to_us(version.created_at),
+        "pins": to_json([asdict(pin) for pin in version.pins]),
+        "metrics": to_json(version.metrics),
+        "state": version.state.value,
+    }
 
 
 def alias_head(row: Row) -> AliasHead:
@@ -73,10 +85,12 @@ def alias_head(row: Row) -> AliasHead:
         moved_at=from_us(row.moved_at),
         moved_by=row.moved_by,
         promotion_id=row.promotion_id,
+        removed=row._mapping.get("removed", False),
     )
 
 
 def alias_head_columns(head: AliasHead) -> dict[str, Any]:
+    """Columns of ``rp_alias_history``; those of ``rp_alias_head`` are the same without ``removed``."""
     return {**vars(head), "moved_at": to_us(head.moved_at)}
 
 

@@ -1,0 +1,133 @@
+"""Model versions with formats, digests and a state; removals of aliases; lineage, events, owners, pins and more."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    _edge()
+    _lineage_node()
+    _lineage_sent()
+    _outbox()
+    _owner()
+    _pin()
+    _webhook()
+    _alias_history()
+    _model_version()
+    _token()
+    op.execute("update rp_schema set version = 2")
+
+
+def _edge() -> None:
+    op.create_table(
+        "rp_edge",
+        sa.Column("source", sa.String(length=255), nullable=False),
+        sa.Column("target", sa.String(length=255), nullable=False),
+        sa.Column("relation", sa.String(length=63), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("source", "target", "relation"),
+    )
+    with op.batch_alter_table("rp_edge") as batch_op:
+        batch_op.create_index("rp_edge_by_target", ["target"], unique=False)
+
+
+def _lineage_node() -> None:
+    op.create_table(
+        "rp_lineage_node",
+        sa.Column("node", sa.String(length=255), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("node"),
+    )
+
+
+def _lineage_sent() -> None:
+    op.create_table(
+        "rp_lineage_sent",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+
+
+def _outbox() -> None:
+    op.create_table(
+        "rp_outbox",
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("event", sa.String(length=64), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("seq"),
+    )
+
+
+def _owner() -> None:
+    op.create_table(
+        "rp_owner",
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("team", sa.Text(), nullable=False),
+        sa.Column("set_by", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name"),
+    )
+
+
+def _pin() -> None:
+    op.create_table(
+        "rp_pin",
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("target", sa.String(length=255), nullable=False),
+        sa.Column("pinned_by", sa.String(length=255), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "target", "pinned_by"),
+    )
+
+
+def _webhook() -> None:
+    op.create_table(
+        "rp_webhook",
+        sa.Column("webhook_id", sa.String(length=32), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("events", sa.Text(), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.BigInteger(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=False),
+        sa.Column("last_delivered_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("webhook_id"),
+    )
+
+
+def _alias_history() -> None:
+    with op.batch_alter_table("rp_alias_history") as batch_op:
+        batch_op.add_column(sa.Column("removed", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch_op.create_index("rp_alias_history_by_time", ["model", "alias", "moved_at"], unique=False)
+
+
+def _model_version() -> None:
+    with op.batch_alter_table("rp_model_version") as batch_op:
+        batch_op.add_column(sa.Column("format", sa.String(length=63), server_default="", nullable=False))
+        batch_op.add_column(sa.Column("code_digest", sa.String(length=71), nullable=True))
+        batch_op.add_column(sa.Column("env_digest", sa.String(length=71), nullable=True))
+        batch_op.add_column(sa.Column("payload_digest", sa.String(length=71), nullable=True))
+        batch_op.add_column(sa.Column("statement", sa.String(length=71), nullable=True))
+        batch_op.add_column(sa.Column("state", sa.String(length=16), server_default="active", nullable=False))
+
+
+def _token() -> None:
+    with op.batch_alter_table("rp_token") as batch_op:
+        batch_op.add_column(sa.Column("kind", sa.String(length=16), server_default="person", nullable=False))
+        batch_op.add_column(sa.Column("last_used_at", sa.BigInteger(), nullable=True))
