@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from rayplat import logs
 from rayplat.registry.calls import resolve
+from rayplat.registry.egress import EgressRules
 from rayplat.registry.record import aliases, mlflow_rows, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
 from rayplat.registry.writer import Writer
@@ -143,5 +144,6 @@ class RegistryActor(Registry):
 
     def __init__(self, settings: Settings) -> None:
         logs.set_up()
-        defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch)
+        egress = EgressRules.of(settings.events)
+        defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch, egress)
         super().__init__(settings.database_url, defaults)
