@@ -54,9 +54,11 @@ def parse(uri: str) -> Location:
 
 
 def uri_of(root: str) -> str:
-    """The URI of a store whose root is a folder or ``s3://bucket/prefix``."""
+    """The URI of a store whose root is a folder, ``file:///folder`` or ``s3://bucket/prefix``."""
     if root.startswith("s3://"):
         return "cas+" + root.rstrip("/")
+    if root.startswith("file:///"):
+        return "cas:" + root.removeprefix("file:").rstrip("/")
     if not root.startswith("/"):
         raise InvalidInput("artifact store", f"{root!r} is no absolute folder and no s3:// URL")
     return "cas://" + quote(root.rstrip("/"), safe="/@+=,~-_.")

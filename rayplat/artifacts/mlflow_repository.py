@@ -29,6 +29,15 @@ from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Corrupt, Forbidden, InvalidInput, NotFound, RayplatError, Unavailable
 
 _KIND = "run file"
+_S3_OPTIONS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ALLOW_HTTP",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+)
 _CODES = {
     InvalidInput: codes.INVALID_PARAMETER_VALUE,
     NotFound: codes.RESOURCE_DOES_NOT_EXIST,
@@ -114,11 +123,16 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
     @cached_property
     def _store(self) -> ArtifactStore:
-        return ArtifactStore(Path(self._at.root))
+        return ArtifactStore(self._at.root, _s3_options() if self._on_s3 else None)
+
+    @cached_property
+    def _on_s3(self) -> bool:
+        return self._at.root.startswith("s3://")
 
     @cached_property
     def _refs(self) -> Refs:
-        return Refs(refs.FolderKeys(Path(self._at.root)), self.thread_pool)
+        keys = refs.PlaceKeys(self._store.place) if self._on_s3 else refs.FolderKeys(Path(self._at.root))
+        return Refs(keys, self.thread_pool)
 
     @cached_property
     def _tree(self) -> tuple[Entry, ...]:
@@ -135,7 +149,7 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
 
     def _exists(self) -> bool:
         """Whether there is a store to read: a read makes none."""
-        return self._at.root.startswith("s3://") or (Path(self._at.root) / "objects").is_dir()
+        return self._on_s3 or (Path(self._at.root) / "objects").is_dir()
 
     def _key(self, path: str) -> str:
         return posixpath.join(self._at.path, path) if path else self._at.path
@@ -176,6 +190,14 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             if entry.path == path:
                 return Ref(entry.digest, entry.size)
         raise NotFound("artifact", path, f"the tree {self._at.tree} does not hold it")
+
+
+def _s3_options() -> dict[str, str]:
+    """Address and keys as MLflow's own S3 repository takes them: from the environment."""
+    found = {name: os.environ[name] for name in _S3_OPTIONS if os.environ.get(name)}
+    if endpoint := os.environ.get("MLFLOW_S3_ENDPOINT_URL"):
+        found.setdefault("AWS_ENDPOINT_URL", endpoint)
+    return found
 
 
 def _normal(path: str | None) -> str:

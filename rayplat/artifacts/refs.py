@@ -12,15 +12,17 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rayplat.artifacts.manifest import canonical, check_digest
+from rayplat.artifacts.places.place import REFS, Place
 from rayplat.errors import Corrupt, InvalidInput, NotFound, RayplatError, Unavailable
 
-FOLDER = "refs"
 _EMPTY = ".folder"  # stands for a folder without files, which an object store cannot hold
+_LONGEST = 1000  # bytes of a value
 _ATTEMPTS = 5
 
 
@@ -113,11 +115,13 @@ class FolderKeys:
     """Keys as files below ``<root>/refs``; what is being written lies in ``<root>/tmp``."""
 
     def __init__(self, root: Path) -> None:
-        self._top, self._tmp = root / FOLDER, root / "tmp"
+        self._top, self._tmp = root / REFS, root / "tmp"
 
     def get(self, key: str) -> bytes | None:
         try:
-            return (self._top / key).read_bytes()
+            handle = os.open(self._top / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(handle, "rb") as file:
+                return file.read(_LONGEST)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as e:
@@ -169,6 +173,39 @@ class FolderKeys:
             folder = folder.parent
 
 
+class PlaceKeys:
+    """Keys as small objects of a place that has no folders of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            with closing(self._place.open(REFS + key)) as file:
+                return file.read(_LONGEST)
+        except NotFound:
+            return None
+
+    def put(self, key: str, content: bytes) -> None:
+        parts = key.split("/")
+        for n in range(1, len(parts)):
+            if self._place.size(REFS + "/".join(parts[:n])) is not None:
+                raise _both(key)
+        if next(self._place.list(f"{REFS}{key}/"), None) is not None:
+            raise _both(key)
+        self._place.write(REFS + key, content)
+
+    def list(self, folder: str) -> list[tuple[str, bool]]:
+        prefix = f"{REFS}{folder}/" if folder else REFS
+        names = {found.name.removeprefix(prefix).partition("/")[:2] for found in self._place.list(prefix)}
+        return [(name, bool(slash)) for name, slash in names]
+
+    def delete(self, key: str) -> None:
+        below = [found.name for found in self._place.list(f"{REFS}{key}/" if key else REFS)]
+        for name in [*below, REFS + key] if key else below:
+            self._place.delete(name)
+
+
 def _move(temporary: Path, target: Path) -> None:
     for n in range(_ATTEMPTS):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +225,14 @@ def _move(temporary: Path, target: Path) -> None:
 
 def _refused(key: str, e: OSError) -> RayplatError:
     if isinstance(e, IsADirectoryError | NotADirectoryError | FileExistsError):
-        return InvalidInput("Invalid artifact path", f"{key!r}: a file cannot be a folder at the same time")
+        return _both(key)
     if e.strerror == "File name too long":
         return InvalidInput("Invalid artifact path", f"{key[:80]!r}…: the name is too long for the disk")
     return Unavailable("the artifact store", f"{key!r}: {e.strerror or e}")
+
+
+def _both(key: str) -> InvalidInput:
+    return InvalidInput("Invalid artifact path", f"{key!r}: a file cannot be a folder at the same time")
 
 
 def _decode(path: str, content: bytes) -> Ref:
@@ -199,7 +240,7 @@ def _decode(path: str, content: bytes) -> Ref:
         found = json.loads(content)
         ref = Ref(check_digest("digest", found["digest"]), int(found["size"]))
     except (ValueError, KeyError, TypeError, InvalidInput) as e:
-        raise Corrupt(f"the name {path!r}", "a digest and a size", f"{content[:80]!r}") from e
+        raise Corrupt(f"the name {path!r}", "a digest and a size", "something else") from e
     if ref.encode() != content:
-        raise Corrupt(f"the name {path!r}", ref.encode().decode(), f"{content[:200]!r}")
+        raise Corrupt(f"the name {path!r}", ref.encode().decode(), "another text")
     return ref

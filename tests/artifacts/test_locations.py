@@ -43,6 +43,10 @@ def test_what_is_written_is_read_back(root: str) -> None:
     assert parse(tree_uri(root, DIGEST)) == Location(root, "", DIGEST)
 
 
+def test_a_root_may_be_a_file_url() -> None:
+    assert parse(uri_of("file:///srv/my%20store/")) == Location("/srv/my store")
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -64,7 +68,7 @@ def test_what_is_no_address_is_refused(uri: str) -> None:
         parse(uri)
 
 
-@pytest.mark.parametrize("root", ["relative", "", "file:///x"])
+@pytest.mark.parametrize("root", ["relative", "", "file://x", "gs://bucket"])
 def test_a_root_that_is_no_place_is_refused(root: str) -> None:
     with pytest.raises(InvalidInput, match="no absolute folder"):
         uri_of(root)
@@ -72,8 +76,21 @@ def test_a_root_that_is_no_place_is_refused(root: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc", "//x", "..", "a/../b", "%2e%2e/x", "%252e%252e/x", "a#b", "a%23b", "a?b", "a\\b", "C:/x", "file:///x"]
-    + ["a\nb", "a%00b", "a\ud800", "x" * 3000],
+    [
+        *("a\nb", "a%00b", "a\ud800", "x" * 3000),
+        "/etc",
+        "//x",
+        "..",
+        "a/../b",
+        "%2e%2e/x",
+        "%252e%252e/x",
+        "a#b",
+        "a%23b",
+        "a?b",
+        "a\\b",
+        "C:/x",
+        "file:///x",
+    ],
 )
 def test_a_path_that_could_leave_is_refused(path: str) -> None:
     with pytest.raises(InvalidInput, match="Invalid path"):

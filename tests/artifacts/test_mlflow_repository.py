@@ -37,7 +37,7 @@ def repository(root: str) -> Any:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[Path]:
+def files(tmp_path: Path) -> Path:
     """A folder to log from."""
     made = tmp_path / "files"
     (made / "nested" / "deep").mkdir(parents=True)
@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> Iterator[Path]:
     (made / ".hidden").write_text("42")
     (made / "nested" / "b.txt").write_text("BB")
     (made / "nested" / "deep" / "c.bin").write_bytes(bytes(range(256)) * 100)
-    yield made
+    return made
 
 
 def open_at(uri: str) -> Any:
@@ -56,7 +56,8 @@ def open_at(uri: str) -> Any:
 
 
 def store_at(root: str) -> ArtifactStore:
-    return ArtifactStore(Path(root))
+    options = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ALLOW_HTTP")
+    return ArtifactStore(root, {k: os.environ[k] for k in options} if root.startswith("s3://") else None)
 
 
 def listed(repository: Any, path: str | None = None) -> list[tuple[str, bool, int | None]]:
@@ -309,12 +310,15 @@ def test_a_truncated_and_a_lost_object_fail(files: Path, tmp_path: Path) -> None
         repository.download_artifacts("a.txt")
 
 
-def test_a_file_cannot_become_a_folder(tmp_path: Path, files: Path) -> None:
-    repository = open_at(f"{uri_of(str(tmp_path / 'store'))}/1/{RUN}/artifacts")
+def test_a_file_cannot_be_a_folder_too(repository: Any, files: Path) -> None:
     repository.log_artifact(files / "a.txt")
     with refused("INVALID_PARAMETER_VALUE", "folder"):
         repository.log_artifact(files / ".hidden", "a.txt")
     assert Path(repository.download_artifacts("a.txt")).read_text() == "A"
+    (files / "nested.txt").write_text("")
+    repository.log_artifact(files / ".hidden", "nested.txt")
+    with refused("INVALID_PARAMETER_VALUE", "folder"):
+        repository.log_artifact(files / "nested.txt")
 
 
 def test_an_unreachable_store_says_so(tmp_path: Path, files: Path) -> None:
