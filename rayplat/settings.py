@@ -136,7 +136,18 @@ class DataSettings(_Group):
 class ArtifactSettings(_Group):
     """The content-addressed store."""
 
-    root: str | None = Field(None, description="Folder; None is <home>/artifacts.")
+    root: str | None = Field(None, description="Folder or s3://bucket/prefix; None is <home>/artifacts.")
+    storage_options: dict[str, str] = Field(
+        {}, description="Options of an S3 service that holds it (AWS_ENDPOINT_URL, …); a variable holds JSON."
+    )
+    gc_grace_s: float = Field(
+        72 * 3600.0, ge=0, description="How long garbage collection leaves alone what was put or condemned, in seconds."
+    )
+
+    @field_validator("storage_options", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
 
 class TrainSettings(_Group):
@@ -205,8 +216,8 @@ class Settings(_Group):
         return self.data.online_store or str(self.home / "online.db")
 
     @property
-    def artifacts_root(self) -> Path:
-        return Path(self.artifacts.root) if self.artifacts.root else self.home / "artifacts"
+    def artifacts_root(self) -> str:
+        return self.artifacts.root or str(self.home / "artifacts")
 
 
 def default_home(environ: Mapping[str, str] | None = None) -> Path:

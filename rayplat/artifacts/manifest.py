@@ -1,7 +1,7 @@
 """What a tree of files is, as bytes: the canonical manifest whose sha256 is the tree's identity.
 
-Canonical JSON follows RFC 8785 for the values used here: objects with ASCII keys, arrays, strings, booleans, null,
-integers within 2**53 and finite floats. This module reads and writes no files.
+Canonical JSON is that of RFC 8785: finite numbers, integers within 2**53, keys in the order of their UTF-16 code
+units. This module reads and writes no files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 from rayplat.errors import InvalidInput
 
 VERSION = 1
+PREFIX = b'{"entries":[{"'
+"""What every encoded manifest begins with."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -51,9 +53,10 @@ def _encode(value: Any) -> str:
         case list() | tuple():
             return "[" + ",".join(_encode(v) for v in value) + "]"
         case Mapping():
-            if not all(isinstance(k, str) and k.isascii() for k in value):
-                raise InvalidInput("canonical JSON", "the keys of an object must be ASCII strings")
-            return "{" + ",".join(f"{_scalar(k)}:{_encode(value[k])}" for k in sorted(value)) + "}"
+            if not all(isinstance(k, str) for k in value):
+                raise InvalidInput("canonical JSON", "the keys of an object must be strings")
+            keys = sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))
+            return "{" + ",".join(f"{_scalar(k)}:{_encode(value[k])}" for k in keys) + "}"
     raise InvalidInput("canonical JSON", f"a {type(value).__name__} cannot be encoded")
 
 
@@ -116,13 +119,17 @@ class Manifest:
 
 def build(kind: str, entries: Iterable[Entry]) -> Manifest:
     """The manifest of ``entries``, sorted. Raises `InvalidInput` for an empty tree or a path no tree may hold."""
+    if not isinstance(kind, str) or not kind:
+        raise InvalidInput("kind", "say what kind of thing the tree is, such as 'model'")
     ordered = tuple(sorted(entries, key=lambda e: e.path.encode("utf-8", "surrogatepass")))
     if not ordered:
         raise InvalidInput("tree", "it holds no file")
     for entry in ordered:
         check_path(entry.path)
         check_digest(entry.path, entry.digest)
-    _check_clashes([e.path for e in ordered])
+        if type(entry.size) is not int or not 0 <= entry.size <= 2**53 or type(entry.executable) is not bool:
+            raise InvalidInput(entry.path, f"size {entry.size!r} or mode {entry.executable!r} is none of a file")
+    check_clashes([e.path for e in ordered])
     return Manifest(kind, ordered)
 
 
@@ -133,7 +140,7 @@ def decode(content: bytes) -> Manifest:
         if tree["v"] != VERSION:
             raise InvalidInput("tree manifest", f"version {tree['v']!r} is not known to this release")
         found = build(tree["kind"], [Entry(**e) for e in tree["entries"]])
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise InvalidInput("tree manifest", f"the object is no tree manifest ({type(e).__name__})") from e
     if found.encode() != content:
         raise InvalidInput("tree manifest", "it is not in canonical form")
@@ -158,7 +165,7 @@ def check_path(path: str) -> str:
     return path
 
 
-def _check_clashes(paths: list[str]) -> None:
+def check_clashes(paths: list[str]) -> None:
     """Refuse two paths that are one file where case does not count, and a file that is also a folder."""
     if len(set(paths)) != len(paths):
         raise InvalidInput("path in tree", "one path is listed twice")

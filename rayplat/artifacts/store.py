@@ -1,80 +1,136 @@
-"""The content-addressed store: objects on disk under the sha256 of their bytes, written once, verified when read.
+"""The content-addressed store: objects and trees under the sha256 of their bytes, written once, verified when read.
 
-``<root>/objects/sha256/ab/cd/<64 hex>`` holds an object (mode 0444), ``<root>/tmp`` what is being written. An object
-appears whole or not at all: temporary file, fsync, atomic rename, fsync of the folder. `manifest` says what a tree is.
+An object's name is the sha256 of its bytes; a tree's is that of its manifest (`manifest`), which is an object too.
+Where objects lie, a folder or a bucket, is the `Place`; how publishing keeps clear of garbage collection is `leases`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
-import secrets
-import shutil
-import stat
-from collections.abc import Iterator
-from io import BufferedReader
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
+from rayplat.artifacts import check, checkout
 from rayplat.artifacts import manifest as manifests
+from rayplat.artifacts.leases import Keep, Timing, publish
 from rayplat.artifacts.manifest import Entry, Manifest, check_digest
-from rayplat.errors import AlreadyExists, Corrupt, InvalidInput, NotFound, Unavailable
-from rayplat.types import ArtifactRef
+from rayplat.artifacts.places.place import CHUNK, Added, Place, Source, Stream, object_name, place_at
+from rayplat.artifacts.sources import walk
+from rayplat.errors import Corrupt, NotFound
+from rayplat.types import ArtifactRef, VerifyReport
 
-_CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from rayplat.settings import Settings
 
 
 class ArtifactStore:
-    """Objects and trees by digest below ``root``. Any number of processes may use one root at once."""
+    """Objects and trees by digest below ``root``: a path, ``file://`` or ``s3://bucket/prefix`` with its ``options``
+    (`S3Place`). Any number of processes may use one root at once.
 
-    def __init__(self, root: Path) -> None:
-        self._root = Path(root)
-        with self._writing():
-            for folder in (self._root / "objects", self._root / "tmp"):
-                folder.mkdir(parents=True, exist_ok=True)
+    Every method raises `Unavailable`, with what to do, where the medium fails.
+    """
+
+    def __init__(self, root: str | Path, options: Mapping[str, str] | None = None) -> None:
+        self.place: Place = place_at(root, options)
+        self.timing = Timing()
+
+    @classmethod
+    def of(cls, settings: Settings) -> ArtifactStore:
+        """The platform's store."""
+        return cls(settings.artifacts_root, settings.artifacts.storage_options)
+
+    @classmethod
+    def on(cls, place: Place, timing: Timing) -> ArtifactStore:
+        """A store on a place, clock and spans of one's own."""
+        store = cls.__new__(cls)
+        store.place, store.timing = place, timing
+        return store
 
     def put_bytes(self, content: bytes, kind: str) -> ArtifactRef:
         """Store ``content``; the same bytes again cost nothing."""
-        digest = manifests.sha256(content)
-        if not self._holds(digest):
-            with self._writing(), self._temporary() as (file, temporary):
-                file.write(content)
-                self._publish(file, temporary, digest)
-        return ArtifactRef(digest, kind, len(content))
+        return self._put([content], kind)
 
     def put_file(self, path: Path, kind: str) -> ArtifactRef:
         """Store the bytes of one regular file. Raises `NotFound`, or `InvalidInput` for a link or a device."""
-        entry = self._put(Path(path), Path(path).name)
-        return ArtifactRef(entry.digest, kind, entry.size)
+        return self._put([Path(path)], kind)
 
     def put_tree(self, folder: Path, kind: str) -> ArtifactRef:
         """Store every file below ``folder`` and the manifest that names them; the digest is the manifest's.
 
         Links, devices and names that some file system cannot hold are refused (`InvalidInput`); empty folders are
-        not part of a tree. ``kind`` is part of the identity.
+        not part of a tree. ``kind`` is part of the identity. After an interruption the same call goes on where it
+        was: what is there is not stored again, and ``new_bytes`` of the result counts what was.
         """
         folder = Path(folder)
         if folder.is_symlink() or not folder.is_dir():
             raise NotFound("folder", str(folder))
-        files = {path: folder / path for path in _files(folder)}
+        files = sorted(walk(folder)[0])
         for path in files:
             manifests.check_path(path)
-        tree = manifests.build(kind, [self._put(file, path) for path, file in files.items()])
-        return ArtifactRef(self.put_bytes(tree.encode(), kind).digest, kind, tree.size_bytes)
+        manifests.check_clashes(files)
+
+        def put(keep: Keep) -> tuple[str, ArtifactRef]:
+            added = self.place.add((folder / path for path in files), keep)
+            entries = [Entry(p, a.size, a.digest, a.executable) for p, a in zip(files, added, strict=True)]
+            tree = manifests.build(kind, entries)
+            (named,) = self.place.add([tree.encode()], keep)
+            return named.digest, ArtifactRef(named.digest, kind, tree.size_bytes, sum(a.written for a in added))
+
+        return publish(self.place, self.timing, kind, put)
 
     def exists(self, digest: str) -> bool:
-        """Whether the object is there. A tree's files are stored before its manifest, so this covers a tree too."""
-        return self._path(digest).is_file()
+        """Whether the object is there. A tree's files are stored before its manifest and deleted after it, so this
+        covers a tree too."""
+        return self.place.size(_object(digest)) is not None
+
+    def touch(self, digest: str) -> None:
+        """Publish again what is there: for the grace from now on garbage collection leaves it alone, whatever it had
+        found before. Call it before a reference to ``digest`` is written down somewhere.
+
+        Raises `NotFound` when the object, or a file of the tree, is gone; `Corrupt` for a damaged manifest.
+        """
+
+        def check_there(keep: Keep) -> tuple[str, None]:
+            tree = checkout.find_tree(self.place, digest)
+            wanted = {} if tree is None else {e.digest: e for e in tree.entries}
+
+            def there(entry: Entry) -> bool:
+                return self.place.size(object_name(entry.digest)) == entry.size
+
+            checked = checkout.each(there, wanted.values(), self.place.parallel)
+            for entry, found in zip(wanted.values(), checked, strict=True):
+                keep()
+                if not found:
+                    raise NotFound("artifact", digest, f"the file {entry.path!r} of this tree is gone; put it again")
+            return digest, None
+
+        _object(digest)
+        publish(self.place, self.timing, "touched", check_there)
 
     def get_bytes(self, digest: str) -> bytes:
         """The object's bytes. Raises `NotFound`, or `Corrupt` when they no longer match their digest."""
-        with self._open(digest) as file:
-            content = file.read()
-        if manifests.sha256(content) != digest:
-            raise Corrupt(f"artifact {digest}", digest, manifests.sha256(content))
-        return content
+        return b"".join(self.chunks(digest))
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """The object's bytes piece by piece. Use none of them before the last: when the whole does not match its
+        digest, `Corrupt` is raised at the end."""
+        hashed = hashlib.sha256()
+        with closing(self._open(digest)) as file:
+            while chunk := file.read(CHUNK):
+                hashed.update(chunk)
+                yield chunk
+        if "sha256:" + hashed.hexdigest() != digest:
+            raise Corrupt(f"artifact {digest}", digest, "sha256:" + hashed.hexdigest())
+
+    def get_file(self, digest: str, into: Path) -> Path:
+        """Copy one object to the file ``into``, which appears once its bytes have matched their digest.
+
+        Raises `NotFound`, `Corrupt`, or `AlreadyExists` when ``into`` is something else already.
+        """
+        checkout.get_file(lambda: self._open(digest), digest, Path(into))
+        return Path(into)
 
     def manifest(self, digest: str) -> Manifest:
         """The files of a tree. Raises `InvalidInput` when the object is no tree."""
@@ -83,150 +139,34 @@ class ArtifactStore:
     def checkout(self, digest: str, into: Path) -> Path:
         """Copy a tree to ``into`` and return it; every file is hashed on the way, also when it is there already.
 
-        ``into`` appears whole or not at all. Raises `AlreadyExists` when it holds anything else than this tree.
+        ``into`` appears whole or not at all; after an interruption the next call keeps the files that are sound.
+        Raises `AlreadyExists` when it holds anything else than this tree.
         """
-        tree, into = self.manifest(digest), Path(into)
-        free = not into.exists() or (into.is_dir() and not any(into.iterdir()))
-        if not (free and self._copy_tree(tree, into)):
-            _verify(tree, into)
-        return into
+        checkout.checkout(self.place, self.manifest(digest), digest, Path(into))
+        return Path(into)
 
-    def _copy_tree(self, tree: Manifest, into: Path) -> bool:
-        """Whether this call made ``into``: beside it first, then renamed. False when another was faster."""
-        part = into.parent / f".{into.name}.{secrets.token_hex(6)}.part"
+    def verify(self, digest: str | None = None) -> VerifyReport:
+        """Read one object, with all files when it is a tree, or everything that is stored, and name what is damaged
+        or missing."""
+        if digest is None:
+            return check.everything(self.place)
+        _object(digest)
+        return check.one(self.place, digest)
+
+    def _put(self, sources: Sequence[Source], kind: str) -> ArtifactRef:
+        def put(keep: Keep) -> tuple[str, Added]:
+            (added,) = self.place.add(sources, keep)
+            return added.digest, added
+
+        added = publish(self.place, self.timing, kind, put)
+        return ArtifactRef(added.digest, kind, added.size, added.written)
+
+    def _open(self, digest: str) -> Stream:
         try:
-            with self._writing(into.parent):
-                for entry in tree.entries:
-                    self._copy_out(entry, part / entry.path)
-                part.rename(into)
-                return True
-        except Unavailable as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-    # --- one object ---------------------------------------------------------------------------------
-
-    def _path(self, digest: str) -> Path:
-        name = check_digest("digest", digest).removeprefix("sha256:")
-        return self._root / "objects" / "sha256" / name[:2] / name[2:4] / name
-
-    def _open(self, digest: str) -> BufferedReader:
-        try:
-            return self._path(digest).open("rb")
-        except FileNotFoundError:
+            return self.place.open(_object(digest))
+        except NotFound:
             raise NotFound("artifact", digest) from None
 
-    def _holds(self, digest: str) -> bool:
-        """Whether the object is there and sound; a damaged one is written anew."""
-        try:
-            with self._open(digest) as file:
-                return _hash(file) == digest
-        except NotFound:
-            return False
 
-    def _put(self, path: Path, name: str) -> Entry:
-        """Copy a file in, hashing what is copied."""
-        with _regular(path) as source:
-            executable = bool(os.fstat(source.fileno()).st_mode & stat.S_IXUSR)
-            with self._writing(), self._temporary() as (file, temporary):
-                digest, size = _copy(source, file)
-                if not self._holds(digest):
-                    self._publish(file, temporary, digest)
-        return Entry(name, size, digest, executable)
-
-    @contextlib.contextmanager
-    def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
-        path = self._root / "tmp" / secrets.token_hex(12)
-        try:
-            with path.open("xb") as file:
-                yield file, path
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _publish(self, file: BinaryIO, temporary: Path, digest: str) -> None:
-        final = self._path(digest)
-        file.flush()
-        os.fchmod(file.fileno(), 0o444)
-        os.fsync(file.fileno())
-        final.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, final)
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _copy_out(self, entry: Entry, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with self._open(entry.digest) as source, target.open("xb") as file:
-            digest, size = _copy(source, file)
-            os.fchmod(file.fileno(), 0o555 if entry.executable else 0o444)
-        if (digest, size) != (entry.digest, entry.size):
-            raise Corrupt(f"{entry.path} in the artifact store", f"{entry.digest} ({entry.size} bytes)", digest)
-
-    @contextlib.contextmanager
-    def _writing(self, folder: Path | None = None) -> Iterator[None]:
-        try:
-            yield
-        except OSError as e:
-            reason = f"{folder or self._root} cannot be written: {e.strerror or e}"
-            raise Unavailable("the artifact store", reason) from e
-
-
-def _files(folder: Path, prefix: str = "") -> Iterator[str]:
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda e: e.name)
-    for entry in entries:
-        path = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path), path + "/")
-        elif entry.is_file(follow_symlinks=False):
-            yield path
-        else:
-            raise InvalidInput("tree", f"{path!r} is a link or a device; only regular files can be stored")
-
-
-@contextlib.contextmanager
-def _regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file without following a link and without waiting for a pipe's other end."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise NotFound("file", str(path)) from None
-    except OSError as e:
-        raise InvalidInput("file", f"{str(path)!r} cannot be read as a regular file: {e.strerror}") from e
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InvalidInput("file", f"{str(path)!r} is a folder or a device; only regular files can be stored")
-        yield file
-
-
-def _copy(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-        target.write(chunk)
-        size += len(chunk)
-    return "sha256:" + digest.hexdigest(), size
-
-
-def _hash(file: BufferedReader) -> str:
-    return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify(tree: Manifest, folder: Path) -> None:
-    """Nothing, or `AlreadyExists` when ``folder`` is not exactly ``tree``, byte for byte."""
-    wanted = {e.path: e.digest for e in tree.entries}
-    try:
-        found = set(_files(folder))
-        for path in found & wanted.keys():
-            with _regular(folder / path) as file:
-                if _hash(file) != wanted[path]:
-                    found.discard(path)
-    except (NotADirectoryError, InvalidInput):
-        found = set()
-    if found != wanted.keys():
-        raise AlreadyExists(f"{folder} exists and is not exactly this artifact: remove it, or choose another folder")
+def _object(digest: str) -> str:
+    return object_name(check_digest("digest", digest))

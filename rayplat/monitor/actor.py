@@ -39,7 +39,7 @@ class Monitor:
     def __init__(self, settings: Settings) -> None:
         logs.set_up_in_actor()
         self._tables = Tables(settings.tables_uri, settings.data.storage_options)
-        self._artifacts = ArtifactStore(settings.artifacts_root)
+        self._artifacts = ArtifactStore.of(settings)
         self._rules = drift.DriftRules(min_rows=settings.monitor.min_rows)
 
     def heartbeat(self) -> dict[str, Any]:

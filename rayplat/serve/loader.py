@@ -23,7 +23,7 @@ class VersionLoader:
         from rayplat.artifacts.store import ArtifactStore
         from rayplat.data.online import OnlineFeatures
 
-        store = ArtifactStore(self._settings.artifacts_root)
+        store = ArtifactStore.of(self._settings)
         with tempfile.TemporaryDirectory(prefix="rayplat-model-") as scratch:
             loaded = bundle.load_bundle(store.checkout(digest, Path(scratch) / "bundle"))
             loaded.warm_up()

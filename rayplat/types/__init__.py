@@ -4,6 +4,8 @@ but errors. Times are timezone-aware UTC datetimes; sizes are bytes; durations a
 Digests are strings ``sha256:<64 hex>``.
 """
 
+from rayplat.types.adoption import Adopted, AdoptedAlias, AdoptedVersion, AliasDrift, DriftKind
+from rayplat.types.artifacts import ArtifactInfo, ArtifactProblem, GcReport, VerifyReport
 from rayplat.types.audit import AuditProblem, AuditReport, Tampering
 from rayplat.types.comparison import Change, Difference, FileDifference, ModelDiff, PinDifference
 from rayplat.types.data import (
@@ -39,8 +41,18 @@ from rayplat.types.evidence import (
     VerificationEvidence,
 )
 from rayplat.types.identity import Principal, PrincipalKind, Role, TokenInfo
-from rayplat.types.lineage import AliasImpact, Edge, LineageGraph, Node, NodeKind, parse_node
-from rayplat.types.models import AliasHead, ArtifactRef, FeatureSpec, ModelSpec, ModelVersion, RunInfo
+from rayplat.types.lineage import AliasImpact, Edge, Happening, LineageGraph, Node, NodeKind, parse_node
+from rayplat.types.models import (
+    AliasHead,
+    ArtifactRef,
+    FeatureSpec,
+    ModelSpec,
+    ModelVersion,
+    Owner,
+    RecordPin,
+    RunInfo,
+    VersionState,
+)
 from rayplat.types.names import check_alias, check_name, check_principal
 from rayplat.types.promotion import (
     AliasPolicy,
@@ -59,12 +71,18 @@ from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus
 __all__ = [
     "EVENTS",
     "TEST_EVENT",
+    "Adopted",
+    "AdoptedAlias",
+    "AdoptedVersion",
+    "AliasDrift",
     "AliasHead",
     "AliasImpact",
     "AliasPolicy",
     "Applied",
     "Approval",
     "ArmOutcomes",
+    "ArtifactInfo",
+    "ArtifactProblem",
     "ArtifactRef",
     "AuditEntry",
     "AuditProblem",
@@ -76,6 +94,7 @@ __all__ = [
     "Commit",
     "Comparison",
     "Difference",
+    "DriftKind",
     "DriftReport",
     "Edge",
     "Endpoint",
@@ -93,6 +112,8 @@ __all__ = [
     "FileDifference",
     "GateResult",
     "GateSpec",
+    "Happening",
+    "GcReport",
     "Ingested",
     "LatencyEvidence",
     "LineageGraph",
@@ -101,6 +122,7 @@ __all__ = [
     "ModelVersion",
     "Node",
     "NodeKind",
+    "Owner",
     "ParityEvidence",
     "ParityReport",
     "PartStatus",
@@ -111,6 +133,7 @@ __all__ = [
     "Promotion",
     "PromotionState",
     "QualityReport",
+    "RecordPin",
     "Role",
     "RunInfo",
     "SegmentAgreement",
@@ -124,6 +147,8 @@ __all__ = [
     "VacuumReport",
     "Verdict",
     "VerificationEvidence",
+    "VerifyReport",
+    "VersionState",
     "Waiver",
     "Webhook",
     "WebhookState",

@@ -57,7 +57,7 @@ def baseline(settings: Settings) -> str:
     columns = features(rng, 5000)
     columns["wind"] = np.where(np.arange(5000) % 10, columns["wind"], np.nan)
     data = profiles.baseline_profile(pa.table(columns), list(columns), rng.beta(2, 6, 5000))
-    return ArtifactStore(settings.artifacts_root).put_bytes(data, "profile").digest
+    return ArtifactStore.of(settings).put_bytes(data, "profile").digest
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_feature_that_is_no_longer_sent_is_drift(monitor: Monitor, tables: Tab
     rng = np.random.default_rng(3)
     columns = features(rng, 2000) | {"gone": rng.normal(size=2000)}
     data = profiles.baseline_profile(pa.table(columns), list(columns), rng.beta(2, 6, 2000))
-    digest = ArtifactStore(settings.artifacts_root).put_bytes(data, "profile").digest
+    digest = ArtifactStore.of(settings).put_bytes(data, "profile").digest
     report = monitor.report("flight-delay", 1, digest, START, END)
     gone = report.columns[0]
     assert (gone.column, gone.statistic, gone.value, gone.drifted) == ("gone", "null_rate", 1.0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -46,10 +47,10 @@ def test_age_counts_from_the_requests_own_moment(settings: Settings) -> None:
 def test_bytes_that_are_not_those_registered_are_never_loaded(settings: Settings) -> None:
     put_features(settings)
     digest = put_bundle(settings, 0.25)
-    store = ArtifactStore(settings.artifacts_root)
+    store = ArtifactStore.of(settings)
     weights = next(entry for entry in store.manifest(digest).entries if entry.path.endswith("model.pt2"))
     name = weights.digest.removeprefix("sha256:")
-    path = next(path for path in settings.artifacts_root.rglob(f"*{name[4:]}") if path.is_file())
+    path = next(path for path in Path(settings.artifacts_root).rglob(f"*{name[4:]}") if path.is_file())
     path.chmod(0o644)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -46,7 +46,7 @@ def put_bundle(settings: Settings, answer: float) -> str:
         write_bundle(
             Path(folder), exported, spec, Encoding(FEATURES, (("UA",),)), {"distance": [1.0], "carrier": ["UA"]}
         )
-        return ArtifactStore(settings.artifacts_root).put_tree(Path(folder), "model").digest
+        return ArtifactStore.of(settings).put_tree(Path(folder), "model").digest
 
 
 def put_features(settings: Settings) -> None:

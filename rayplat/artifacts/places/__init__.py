@@ -1,0 +1,1 @@
+"""Where objects lie: a folder, or a bucket of an S3 service."""
