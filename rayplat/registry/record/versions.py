@@ -11,6 +11,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from rayplat.artifacts.manifest import check_digest
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.identity import require
 from rayplat.registry.candidate import Candidate
@@ -84,6 +85,24 @@ def usable(connection: Connection, model: str, version: int) -> ModelVersion:
     if found.state is VersionState.RETIRED:
         raise Conflict(f"version {version} of {model} is retired: restore it first")
     return found
+
+
+def sign(tx: Tx, model: str, version: int, statement: str, *, by: Principal) -> ModelVersion:
+    """Keep the digest of the version's signed statement, which speaks of its number and so comes after `register`.
+
+    The same again is no error. Raises `Conflict` where it has another one: what was signed stays.
+    """
+    require(by, Role.DEVELOPER)
+    check_digest("statement", statement)
+    found = _not_deleted(get(tx.connection, model, version))
+    if found.statement == statement:
+        return found
+    if found.statement is not None:
+        raise Conflict(f"version {version} of {model} is signed already, by the statement {found.statement}")
+    same = (model_version.c.model == model) & (model_version.c.version == version)
+    tx.connection.execute(sa.update(model_version).where(same).values(statement=statement))
+    audit.append(tx, by.name, "model.sign", _name(found), {"digest": found.digest, "statement": statement})
+    return replace(found, statement=statement)
 
 
 def retire(tx: Tx, model: str, version: int, reason: str, *, by: Principal) -> ModelVersion:
