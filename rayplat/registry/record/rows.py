@@ -8,21 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplat.artifacts.manifest import canonical
-from rayplat.registry.promotion import finite
+from rayplat.registry.documents import finite
 from rayplat.types import (
     AliasHead,
     Approval,
     AuditEntry,
-    Evidence,
-    GateResult,
     ModelVersion,
-    ParityEvidence,
-    Promotion,
-    PromotionState,
     Role,
     TableVersion,
     TokenInfo,
-    Verdict,
     VersionState,
 )
 
@@ -40,7 +34,7 @@ def from_us(us: int) -> datetime:
 
 
 def to_json(value: Any) -> str:
-    """Canonical JSON text; floats that JSON lacks become strings (`promotion.finite`)."""
+    """Canonical JSON text; floats that JSON lacks become strings (`documents.finite`)."""
     return canonical(finite(value)).decode()
 
 
@@ -98,35 +92,6 @@ def approval(row: Row) -> Approval:
     return Approval(row.approver, row.decision, row.subject_digest, from_us(row.at), row.reason)
 
 
-def promotion(row: Row, approvals: tuple[Approval, ...]) -> Promotion:
-    return Promotion(
-        promotion_id=row.promotion_id,
-        model=row.model,
-        version=row.version,
-        digest=row.digest,
-        alias=row.alias,
-        expected_generation=row.expected_generation,
-        state=PromotionState(row.state),
-        requester=row.requester,
-        created_at=from_us(row.created_at),
-        subject_digest=row.subject_digest,
-        evidence=_evidence(row.evidence),
-        gates=tuple(GateResult(g["gate"], Verdict(g["verdict"]), g["reason"]) for g in json.loads(row.gates)),
-        approvals=approvals,
-    )
-
-
-def promotion_columns(found: Promotion) -> dict[str, Any]:
-    columns = {name: value for name, value in vars(found).items() if name != "approvals"}
-    return {
-        **columns,
-        "state": found.state.value,
-        "created_at": to_us(found.created_at),
-        "evidence": None if found.evidence is None else to_json(asdict(found.evidence)),
-        "gates": to_json([asdict(g) for g in found.gates]),
-    }
-
-
 def audit_entry(row: Row) -> AuditEntry:
     return AuditEntry(row.seq, from_us(row.at), row.actor, row.action, row.subject, json.loads(row.detail))
 
@@ -145,18 +110,3 @@ def token_info(row: Row) -> TokenInfo:
 
 def _metrics(found: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
-
-
-def _evidence(text: str | None) -> Evidence | None:
-    if text is None:
-        return None
-    found = json.loads(text)
-    baseline = found["baseline"]
-    return Evidence(
-        dataset=found["dataset"],
-        rows=found["rows"],
-        candidate=_metrics(found["candidate"]),
-        baseline_version=found["baseline_version"],
-        baseline=None if baseline is None else _metrics(baseline),
-        parity=ParityEvidence(**found["parity"]) if found.get("parity") else None,
-    )

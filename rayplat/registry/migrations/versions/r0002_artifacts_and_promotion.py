@@ -20,6 +20,9 @@ def upgrade() -> None:
     _alias_history()
     _model_version()
     _token()
+    _promotion()
+    _alias_policy()
+    _experiment()
     op.execute("update rp_schema set version = 2")
 
 
@@ -131,3 +134,44 @@ def _token() -> None:
     with op.batch_alter_table("rp_token") as batch_op:
         batch_op.add_column(sa.Column("kind", sa.String(length=16), server_default="person", nullable=False))
         batch_op.add_column(sa.Column("last_used_at", sa.BigInteger(), nullable=True))
+
+
+def _promotion() -> None:
+    with op.batch_alter_table("rp_promotion") as batch_op:
+        batch_op.add_column(sa.Column("policy", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("baseline_version", sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column("verification", sa.Text(), nullable=True))
+        batch_op.add_column(sa.Column("waivers", sa.Text(), server_default="[]", nullable=False))
+        batch_op.add_column(sa.Column("custom_results", sa.Text(), server_default="[]", nullable=False))
+        batch_op.add_column(sa.Column("expires_at", sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column("live_after", sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column("reason", sa.Text(), server_default="", nullable=False))
+        batch_op.add_column(sa.Column("break_glass", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch_op.add_column(sa.Column("reviewed_by", sa.Text(), nullable=True))
+        batch_op.create_index("rp_promotion_by_state", ["state"], unique=False)
+
+
+def _alias_policy() -> None:
+    op.create_table(
+        "rp_alias_policy",
+        sa.Column("model", sa.String(length=63), nullable=False),
+        sa.Column("alias", sa.String(length=63), nullable=False),
+        sa.Column("policy", sa.Text(), nullable=False),
+        sa.Column("digest", sa.String(length=71), nullable=False),
+        sa.Column("set_by", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "alias"),
+    )
+
+
+def _experiment() -> None:
+    op.create_table(
+        "rp_experiment",
+        sa.Column("promotion_id", sa.String(length=32), nullable=False),
+        sa.Column("design", sa.Text(), nullable=False),
+        sa.Column("design_digest", sa.String(length=71), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("started_by", sa.Text(), nullable=False),
+        sa.Column("power", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("promotion_id"),
+    )
