@@ -17,6 +17,8 @@ from typing import Any
 
 from rayplat.errors import InvalidInput
 from rayplat.types.data import TableVersion
+from rayplat.types.models import AliasHead, ModelVersion
+from rayplat.types.promotion import AuditEntry, Promotion, PromotionState
 
 MOST_CHARACTERS = 255
 _WORD = r"[^\s/@#\x00-\x1f\x7f](?:[^/@#\x00-\x1f\x7f]*[^\s/@#\x00-\x1f\x7f])?"
@@ -99,6 +101,23 @@ class AliasImpact:
     generation: int
     version: int
     path: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Happening:
+    """One entry of the audit log with what it is about: a registered ``version`` (what its data was ``made_from``,
+    when its run began and ended), an alias's new ``head`` (and the one ``before``), a ``promotion`` (which was in
+    ``state`` then)."""
+
+    entry: AuditEntry
+    version: ModelVersion | None = None
+    made_from: LineageGraph | None = None
+    run_started_at: datetime | None = None
+    run_ended_at: datetime | None = None
+    head: AliasHead | None = None
+    before: AliasHead | None = None
+    promotion: Promotion | None = None
+    state: PromotionState | None = None
 
 
 def parse_node(node: str) -> Node:
