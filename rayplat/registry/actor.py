@@ -56,14 +56,14 @@ class Registry:
 
     async def read(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """The answer of the query called ``name`` (`calls.name_of`)."""
-        query = resolve(name)
+        query = resolve(name, "read")
         return await self._read(lambda connection: query(connection, *args, **(kwargs or {})))
 
     async def write(
         self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, key: str | None = None
     ) -> Any:
         """The result of the operation called ``name``, after its commit; the same ``key`` again has no other effect."""
-        operation = resolve(name)
+        operation = resolve(name, "write")
         return await self._write(lambda tx: operation(tx, *args, **(kwargs or {})), key)
 
     # --- what model hosts ask -------------------------------------------------------------------------

@@ -6,10 +6,11 @@ or a `Tx` (writes). Sending names keeps the actor's surface closed: nothing else
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from rayplat.errors import InvalidInput
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 _PACKAGE = "rayplat.registry.record."
+# What the platform notes for itself, on nobody's behalf: how far a receiver has been told, what may be forgotten.
+_OWN = frozenset(_PACKAGE + name for name in ("webhooks:settle", "events:prune", "happenings:note_sent"))
 
 
 class Registry(Protocol):
@@ -35,17 +38,36 @@ class Registry(Protocol):
         ...
 
 
-def name_of(operation: Callable[..., Any]) -> str:
+def name_of(operation: Callable[..., Any], kind: Literal["read", "write"]) -> str:
     """``module:function`` of an operation of the record. Raises `InvalidInput` for anything else."""
     name = f"{operation.__module__}:{operation.__qualname__}"
-    resolve(name)
+    resolve(name, kind)
     return name
 
 
-def resolve(name: str) -> Callable[..., Any]:
-    """The operation of that name. Raises `InvalidInput` where it is no public function of the record."""
+@functools.lru_cache(maxsize=1024)
+def resolve(name: str, kind: Literal["read", "write"]) -> Callable[..., Any]:
+    """The operation of that name: a public function of the record that begins with ``connection`` (reads) or with
+    ``tx`` (writes). A write says who asks (``by``), so the steps that operations consist of cannot be called alone.
+
+    Raises `InvalidInput`.
+    """
+    found = _function(name)
+    if found is not None:
+        parameters = list(inspect.signature(found).parameters)
+        if kind == "read" and parameters[:1] == ["connection"]:
+            return found
+        if kind == "write" and parameters[:1] == ["tx"] and ("by" in parameters or name in _OWN):
+            return found
+    raise InvalidInput("operation", f"{name[:200]!r} is no operation of the registry's record to {kind}")
+
+
+def _function(name: str) -> Callable[..., Any] | None:
     module, _, function = name.partition(":")
-    found = getattr(importlib.import_module(module), function, None) if module.startswith(_PACKAGE) else None
-    if not inspect.isfunction(found) or found.__module__ != module or function.startswith("_"):
-        raise InvalidInput("operation", f"{name!r} is no operation of the registry's record")
-    return found
+    if not module.startswith(_PACKAGE) or function.startswith("_"):
+        return None
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError:
+        return None
+    return found if inspect.isfunction(found) and found.__module__ == module else None

@@ -59,12 +59,12 @@ class RegistryClient:
 
     def read(self, query: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What ``query(connection, *args, **kwargs)`` finds."""
-        found: R = self._call("read", name_of(query), args, kwargs)
+        found: R = self._call("read", name_of(query, "read"), args, kwargs)
         return found
 
     def write(self, operation: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``operation(tx, *args, **kwargs)``, after its commit."""
-        result: R = self._call("write", name_of(operation), args, kwargs, uuid.uuid4().hex)
+        result: R = self._call("write", name_of(operation, "write"), args, kwargs, uuid.uuid4().hex)
         return result
 
     # --- who serves what ------------------------------------------------------------------------------

@@ -23,10 +23,10 @@ class LocalRegistry:
 
     def read(self, query: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What ``query`` finds."""
-        name_of(query)
+        name_of(query, "read")
         return self.record.read(lambda connection: query(connection, *args, **kwargs))
 
     def write(self, operation: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """``operation`` in one transaction of its own."""
-        name_of(operation)
+        name_of(operation, "write")
         return self.record.write(lambda tx: operation(tx, *args, **kwargs), uuid.uuid4().hex)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayplat.registry.record.database import Record
-from tests.registry.desk import Desk
+from tests.registry.desk import FREE, Desk
 
 
 @pytest.fixture
@@ -59,9 +59,10 @@ def either_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def either(either_url: str) -> Iterator[Desk]:
-    """A desk on either database, with three versions."""
+    """A desk on either database, with three versions and the free alias ``nightly``."""
     record = Record(either_url)
     made = Desk(record)
+    made.free(FREE)
     for n in (1, 2, 3):
         made.register(n)
     yield made

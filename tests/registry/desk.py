@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import aliases, versions
 from rayplat.registry.record.database import Record
-from rayplat.types import AliasHead, Evidence, ModelVersion, Principal, Promotion, PromotionState, Role, TableVersion
+from rayplat.types import (
+    AliasHead,
+    AliasPolicy,
+    Evidence,
+    ModelVersion,
+    Principal,
+    Promotion,
+    PromotionState,
+    Role,
+    TableVersion,
+)
 
 R = TypeVar("R")
 
@@ -19,7 +29,7 @@ ANN = Principal("ann", Role.DEVELOPER)
 BOB = Principal("bob", Role.APPROVER)
 EVE = Principal("eve", Role.VIEWER)
 ROOT = Principal("root", Role.ADMIN)
-MODEL, ALIAS = "flight-delay", "champion"
+MODEL, ALIAS, FREE = "flight-delay", "champion", "nightly"
 HOLDOUT = "sha256:" + "d" * 64
 PIN = TableVersion("flights", "tables/flights", "id-1", 3, "sha256:" + "1" * 64, "sha256:" + "2" * 64, 336_776)
 MLFLOW_ALIASES = "select name, alias, version from registered_model_aliases"
@@ -57,6 +67,14 @@ class Desk:
 
     def register(self, n: int, model: str = MODEL) -> ModelVersion:
         return self.write(versions.register, candidate(n, model), by=ANN)
+
+    def free(self, *names: str) -> None:
+        """Let these aliases of every model be moved by `aliases.set`: the built-in policy protects them all."""
+        from rayplat.registry.record import policies
+
+        for alias in names:
+            policy = AliasPolicy("*", alias, protected=False, gates=(), min_approvals=0)
+            self.write(policies.set, policy, by=ROOT)
 
     def head(self, alias: str = ALIAS) -> AliasHead | None:
         return self.read(aliases.find, MODEL, alias)

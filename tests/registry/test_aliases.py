@@ -9,9 +9,8 @@ from rayplat.errors import Conflict, Forbidden, InvalidInput, InvalidName, NotFo
 from rayplat.registry.record import aliases, audit
 from rayplat.registry.record.database import Record
 from rayplat.types import AliasHead
-from tests.registry.desk import ALIAS, ANN, EVE, MLFLOW_ALIASES, MODEL, ROOT, Desk, candidate
+from tests.registry.desk import ALIAS, ANN, EVE, FREE, MLFLOW_ALIASES, MODEL, ROOT, Desk, candidate
 
-FREE = "nightly"
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -140,6 +139,7 @@ def test_what_an_alias_was_at_a_moment(either_url: str) -> None:
     now = [START]
     record = Record(either_url, clock=lambda: now[0])
     desk = Desk(record)
+    desk.free(FREE)
     for n in (1, 2):
         desk.register(n)
 
@@ -166,3 +166,18 @@ def test_a_removed_alias_can_come_back_by_promotion(desk: Desk) -> None:
     desk.move(1)
     desk.write(aliases.remove, MODEL, ALIAS, reason="rebuilt from nothing", by=ROOT)
     assert desk.move(2).generation == 3
+
+
+def test_a_protected_alias_is_neither_set_nor_removed_by_hand(either: Desk) -> None:
+    either.move(1)
+    before = either.read(aliases.listed), either.read(audit.listed)
+    for operation, arguments, who in (
+        (aliases.set, (MODEL, ALIAS, 2), ANN),
+        (aliases.set, (MODEL, ALIAS, 2), ROOT),
+        (aliases.remove, (MODEL, ALIAS, None, "in the way"), ANN),
+        (aliases.remove, (MODEL, ALIAS), ROOT),
+    ):
+        with pytest.raises(Forbidden, match="flight-delay@champion is protected: "):
+            either.write(operation, *arguments, by=who)
+    assert (either.read(aliases.listed), either.read(audit.listed)) == before
+    assert either.write(aliases.remove, MODEL, ALIAS, None, "the model is given up", by=ROOT).removed

@@ -1,306 +1,37 @@
+"""Transactions on the record: whole or not at all, one writer, one error for each way a database can fail."""
+
 from __future__ import annotations
 
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from rayplat.errors import (
-    Conflict,
-    Corrupt,
-    Forbidden,
-    InvalidInput,
-    InvalidName,
-    NotFound,
-    PartFailed,
-    StaleGeneration,
-    Unavailable,
-)
-from rayplat.registry.gates import GatePolicy
-from rayplat.registry.record import aliases, audit, database, mlflow_rows, promotions, versions
-from rayplat.registry.record.database import Record
-from rayplat.types import AliasHead, PromotionState
-from tests.registry.desk import ALIAS, ANN, BOB, EVE, HOLDOUT, MODEL, PIN, ROOT, Desk, candidate, evidence
+from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, RayplatError, StaleGeneration, Unavailable
+from rayplat.registry import calls
+from rayplat.registry.local import LocalRegistry
+from rayplat.registry.record import aliases, audit, database, events, mlflow_rows, opening, schema, versions
+from rayplat.registry.record.database import Reader, Record, Tx
+from rayplat.registry.writer import Writer
+from rayplat.types import AliasHead
+from tests.registry.desk import ALIAS, ANN, EVE, FREE, MLFLOW_ALIASES, MODEL, Desk, candidate
 
 
-def head(record: Record, alias: str = ALIAS) -> AliasHead | None:
-    return record.read(lambda s: aliases.find(s, MODEL, alias))
+def everything(desk: Desk) -> list[list[tuple[Any, ...]]]:
+    tables = ("model_version", "alias_head", "alias_history", "edge", "outbox", "audit")
+    return [desk.rows(MLFLOW_ALIASES), *(desk.rows(f"select * from rp_{table}") for table in tables)]
 
 
-def state(record: Record, promotion_id: str) -> PromotionState:
-    return record.read(lambda s: promotions.get(s, promotion_id)).state
-
-
-def mlflow(record: Record, question: str) -> list[tuple[Any, ...]]:
-    return record.read(lambda s: [tuple(row) for row in s.execute(sa.text(question))])
-
-
-MLFLOW_ALIASES = "select name, alias, version from registered_model_aliases"
-
-
-# --- versions ---------------------------------------------------------------------------------------
-
-
-def test_a_version_keeps_everything_it_was_registered_with_and_shows_in_mlflow(desk: Desk) -> None:
-    version = desk.record.read(lambda s: versions.get(s, MODEL, 2))
-    assert (version.model, version.version, version.digest) == (MODEL, 2, candidate(2).digest)
-    assert (version.author, version.run_id, version.training_set) == ("ann", f"{2:032x}", HOLDOUT)
-    assert version.pins == (PIN,)
-    assert version.metrics == {"auc": 0.7, "rows": 5000.0}
-    assert version.created_at.tzinfo is not None
-    rows = mlflow(desk.record, "select version, source, run_id, status, current_stage, user_id from model_versions")
-    assert rows[1] == (2, f"rayplat://artifacts/{version.digest}", f"{2:032x}", "READY", "None", "ann")
-    tags = mlflow(desk.record, "select key, value from model_version_tags where version = 2")
-    assert ("rayplat.digest", version.digest) in tags
-
-
-def test_the_same_digest_is_the_same_version(desk: Desk) -> None:
-    again = desk.record.write(lambda tx: versions.register(tx, replace(candidate(2), run_id="other"), ROOT))
-    assert again == desk.record.read(lambda s: versions.get(s, MODEL, 2))
-    assert [v.version for v in desk.record.read(lambda s: versions.listed(s, MODEL))] == [3, 2, 1]
-    other = desk.record.write(lambda tx: versions.register(tx, candidate(2, model="other"), ANN))
-    assert other.version == 1
-    assert desk.record.read(versions.models) == [MODEL, "other"]
-
-
-def test_numbers_go_on_after_versions_that_mlflow_gave(record: Record) -> None:
-    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
-
-    store = SqlAlchemyStore(str(record._engine.url))
-    store.create_registered_model(MODEL)
-    store.create_model_version(MODEL, "s3://bucket/model")
-    assert Desk(record).register(1).version == 2
-    assert [v.version for v in store.search_model_versions(f"name='{MODEL}'")] == [2, 1]
-    Desk(record).go_live(2)
-    assert store.get_model_version_by_alias(MODEL, ALIAS).version == 2
-    store._dispose_engine()
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"model": "Flight Delay"}, "model"),
-        ({"digest": "sha256:1"}, "digest"),
-        ({"baseline": "none"}, "baseline"),
-        ({"run_id": ""}, "run_id"),
-        ({"training_set": None}, "training_set"),
-        ({"pins": ("flights",)}, "pins"),
-        ({"metrics": {"auc": float("nan")}}, "metrics"),
-        ({"metrics": {"auc": "0.7"}}, "metrics"),
-    ],
-)
-def test_a_bad_candidate_is_refused_by_field_and_leaves_nothing(
-    record: Record, change: dict[str, Any], field: str
-) -> None:
-    with pytest.raises(InvalidInput) as e:
-        record.write(lambda tx: versions.register(tx, replace(candidate(1), **change), ANN))
-    assert e.value.field == field
-    assert record.read(versions.models) == []
-    assert record.read(lambda s: audit.listed(s, 10)) == []
-
-
-def test_what_is_unknown_is_named(desk: Desk) -> None:
-    for query, message in (
-        (lambda s: versions.listed(s, "absent"), "model 'absent' does not exist"),
-        (lambda s: versions.get(s, "absent", 1), "model 'absent' does not exist"),
-        (lambda s: versions.get(s, MODEL, 9), "model version 'flight-delay/9' does not exist; the newest are 3, 2, 1"),
-        (lambda s: aliases.get(s, MODEL, ALIAS), "aliases of this model: none yet"),
-        (lambda s: aliases.history(s, MODEL, ALIAS), "alias 'flight-delay@champion' does not exist"),
-        (lambda s: promotions.get(s, "prm-1"), "promotion 'prm-1' does not exist"),
-    ):
-        with pytest.raises(NotFound, match=message):
-            desk.record.read(query)
-
-
-# --- promotions and alias moves ---------------------------------------------------------------------
-
-
-def test_an_approved_promotion_moves_head_history_and_mlflow_together(desk: Desk) -> None:
-    asked = desk.request(1)
-    assert (asked.state, asked.expected_generation, asked.requester) == (PromotionState.AWAITING_APPROVAL, 0, "ann")
-    assert head(desk.record) is None
-    live = desk.approve(asked)
-    assert live.state is PromotionState.LIVE
-    assert [(a.approver, a.decision, a.subject_digest) for a in live.approvals] == [
-        ("bob", "approve", asked.subject_digest)
-    ]
-    now = head(desk.record)
-    assert now is not None
-    assert (now.version, now.generation, now.moved_by, now.promotion_id) == (1, 1, "bob", asked.promotion_id)
-    assert now.digest == candidate(1).digest
-    assert mlflow(desk.record, MLFLOW_ALIASES) == [(MODEL, ALIAS, 1)]
-
-
-def test_history_is_kept_and_the_promotion_before_is_superseded(desk: Desk) -> None:
-    first, second = desk.go_live(1, 2)
-    assert state(desk.record, first.promotion_id) is PromotionState.SUPERSEDED
-    assert state(desk.record, second.promotion_id) is PromotionState.LIVE
-    history = desk.record.read(lambda s: aliases.history(s, MODEL, ALIAS))
-    assert [(h.generation, h.version) for h in history] == [(2, 2), (1, 1)]
-    assert mlflow(desk.record, MLFLOW_ALIASES) == [(MODEL, ALIAS, 2)]
-
-
-def test_aliases_of_one_model_are_independent(desk: Desk) -> None:
-    desk.go_live(1)
-    desk.go_live(2, 3, alias="challenger")
-    found = desk.record.read(lambda s: aliases.listed(s, MODEL))
-    assert [(h.alias, h.version, h.generation) for h in found] == [("challenger", 3, 2), ("champion", 1, 1)]
-
-
-def test_failing_gates_reject_with_their_reasons_and_keep_the_evidence(desk: Desk) -> None:
-    for seen in (None, evidence(0.99), evidence(float("nan"))):
-        asked = desk.record.write(lambda tx, e=seen: promotions.request(tx, GatePolicy(), (MODEL, 1, ALIAS), e, ANN))
-        assert asked.state is PromotionState.REJECTED
-        stored = desk.record.read(lambda s, p=asked: promotions.get(s, p.promotion_id))
-        assert repr(stored) == repr(asked)  # by text, as NaN is not equal to itself
-        with pytest.raises(Conflict, match="rejected"):
-            desk.approve(asked)
-    assert head(desk.record) is None
-    leak = desk.record.read(lambda s: audit.listed(s, 3))[1]
-    assert "suspected leakage" in leak.detail["failed_gates"]["leak ceiling"]
-
-
-def test_when_the_alias_moves_first_the_others_are_stale(desk: Desk) -> None:
-    slow, fast = desk.request(1), desk.request(2)
-    desk.approve(fast)
-    assert state(desk.record, slow.promotion_id) is PromotionState.STALE
-    with pytest.raises(StaleGeneration, match="stale"):
-        desk.approve(slow)
-    with pytest.raises(StaleGeneration):
-        desk.record.write(lambda tx: promotions.reject(tx, slow.promotion_id, BOB, "too late"))
-    assert head(desk.record).version == 2  # type: ignore[union-attr]
-
-
-def test_a_move_from_another_generation_than_the_present_is_refused(desk: Desk) -> None:
-    desk.go_live(1)
-    now = head(desk.record)
-    assert now is not None
-    for expected in (0, 2, 7):
-        with pytest.raises(StaleGeneration, match=f"is at generation 1, not {expected}"):
-            desk.record.write(lambda tx, e=expected: aliases.move(tx, replace(now, version=2), e))
-    assert head(desk.record) == now
-
-
-def test_who_may_not(desk: Desk) -> None:
-    asked = desk.request(1)
-    approve: Callable[[Any], Any] = lambda who: lambda tx: promotions.approve(tx, asked.promotion_id, who, None)  # noqa: E731
-    for operation in (
-        lambda tx: versions.register(tx, candidate(9), EVE),
-        lambda tx: promotions.request(tx, GatePolicy(), (MODEL, 1, ALIAS), evidence(), EVE),
-        lambda tx: promotions.rollback(tx, (MODEL, ALIAS), ANN, "no"),
-        lambda tx: promotions.reject(tx, asked.promotion_id, ANN, "no"),
-        approve(ANN),
-        approve(replace(ROOT, name="ann")),
-    ):
-        with pytest.raises(Forbidden):
-            desk.record.write(operation)
-    by_bob = desk.record.write(lambda tx: promotions.request(tx, GatePolicy(), (MODEL, 1, ALIAS), evidence(), BOB))
-    for who in (BOB, replace(BOB, name="ann")):  # the requester, and the author of the version
-        with pytest.raises(Forbidden):
-            desk.record.write(lambda tx, w=who: promotions.approve(tx, by_bob.promotion_id, w, None))
-    assert head(desk.record) is None
-
-
-def test_an_approval_names_what_was_looked_at(desk: Desk) -> None:
-    asked, other = desk.request(1), desk.request(2)
-    with pytest.raises(Conflict, match="look at it again"):
-        desk.record.write(lambda tx: promotions.approve(tx, asked.promotion_id, BOB, other.subject_digest))
-    live = desk.record.write(lambda tx: promotions.approve(tx, asked.promotion_id, BOB, asked.subject_digest))
-    assert live.state is PromotionState.LIVE
-
-
-def test_a_promotion_that_was_changed_behind_our_back_is_not_approved(desk: Desk) -> None:
-    asked = desk.request(1)
-    with sqlite3.connect(str(desk.record._engine.url.database)) as db:
-        db.execute("update rp_promotion set digest = ?", (candidate(2).digest,))
-    with pytest.raises(Corrupt, match=asked.promotion_id):
-        desk.approve(asked)
-    assert head(desk.record) is None
-
-
-def test_bad_requests_for_a_promotion(desk: Desk) -> None:
-    desk.go_live(1)
-    for wanted, error in (
-        ((MODEL, 1, ALIAS), Conflict),
-        ((MODEL, 9, ALIAS), NotFound),
-        (("absent", 1, ALIAS), NotFound),
-        ((MODEL, 2, "v2"), InvalidName),
-        ((MODEL, 2, "2"), InvalidName),
-        ((MODEL, 2, "latest"), InvalidName),
-        ((MODEL, 2, "../x"), InvalidName),
-        ((MODEL, 2, "eu.champion"), InvalidName),
-    ):
-        with pytest.raises(error):
-            desk.record.write(lambda tx, w=wanted: promotions.request(tx, GatePolicy(), w, evidence(champion=1), ANN))
-
-
-def test_a_rejected_promotion_says_why_and_by_whom(desk: Desk) -> None:
-    asked = desk.request(1)
-    with pytest.raises(InvalidInput, match="say why"):
-        desk.record.write(lambda tx: promotions.reject(tx, asked.promotion_id, BOB, "  "))
-    closed = desk.record.write(lambda tx: promotions.reject(tx, asked.promotion_id, BOB, "wrong season"))
-    assert closed.state is PromotionState.REJECTED
-    assert [(a.approver, a.decision, a.reason) for a in closed.approvals] == [("bob", "reject", "wrong season")]
-    with pytest.raises(Conflict):
-        desk.approve(asked)
-
-
-# --- rollback ---------------------------------------------------------------------------------------
-
-
-def roll_back(desk: Desk, key: str | None = None) -> AliasHead:
-    return desk.record.write(lambda tx: promotions.rollback(tx, (MODEL, ALIAS), BOB, "late answers"), key)
-
-
-def test_rollback_restores_the_version_before_at_a_new_generation(desk: Desk) -> None:
-    first, second, third = desk.go_live(1, 2, 3)
-    waiting = desk.request(1)
-    back = roll_back(desk)
-    assert (back.version, back.digest, back.generation, back.moved_by) == (2, candidate(2).digest, 4, "bob")
-    assert head(desk.record) == back
-    assert mlflow(desk.record, MLFLOW_ALIASES) == [(MODEL, ALIAS, 2)]
-    assert [state(desk.record, p.promotion_id) for p in (first, second, third, waiting)] == [
-        PromotionState.SUPERSEDED,
-        PromotionState.LIVE,
-        PromotionState.ROLLED_BACK,
-        PromotionState.STALE,
-    ]
-    assert roll_back(desk).version == 1
-    with pytest.raises(Conflict, match="no earlier version"):
-        roll_back(desk)
-    (again,) = desk.go_live(3)
-    assert head(desk.record).generation == 6  # type: ignore[union-attr]
-    assert again.state is PromotionState.LIVE
-    assert len(desk.record.read(lambda s: aliases.history(s, MODEL, ALIAS))) == 6
-
-
-def test_rollback_works_after_somebody_deleted_the_model_on_mlflows_page(desk: Desk) -> None:
-    desk.go_live(1, 2)
-    with sqlite3.connect(str(desk.record._engine.url.database)) as db:
-        for table in ("registered_model_aliases", "model_version_tags", "model_versions", "registered_models"):
-            db.execute(f"delete from {table}")
-    assert roll_back(desk).version == 1
-    assert mlflow(desk.record, MLFLOW_ALIASES) == [(MODEL, ALIAS, 1)]
-
-
-# --- one transaction, one writer --------------------------------------------------------------------
-
-
-def everything(record: Record) -> list[list[tuple[Any, ...]]]:
-    tables = ("alias_head", "alias_history", "promotion", "approval", "audit")
-    return [mlflow(record, MLFLOW_ALIASES), *(mlflow(record, f"select * from rp_{table}") for table in tables)]
-
-
-@pytest.mark.parametrize("where", ["set_alias", "append"])
-def test_a_crash_before_commit_changes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    desk.go_live(1)
-    asked, before = desk.request(2), everything(desk.record)
-    module: Any = {"set_alias": mlflow_rows, "append": audit}[where]
+@pytest.mark.parametrize("where", ["set_alias", "append", "emit"])
+def test_a_crash_before_commit_changes_nothing(either: Desk, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    either.move(1)
+    before = everything(either)
+    module: Any = {"set_alias": mlflow_rows, "append": audit, "emit": events}[where]
     real = getattr(module, where)
 
     def dies(*args: Any) -> None:
@@ -310,76 +41,253 @@ def test_a_crash_before_commit_changes_nothing(desk: Desk, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(module, where, dies)
         with pytest.raises(KeyboardInterrupt):
-            desk.approve(asked)
-    assert everything(desk.record) == before
-    assert desk.approve(asked).state is PromotionState.LIVE
+            either.write(aliases.set, MODEL, FREE, 2, by=ANN)
+    assert everything(either) == before
+    assert either.write(aliases.set, MODEL, FREE, 2, by=ANN).generation == 1
 
 
-def test_of_many_concurrent_approvals_one_wins(desk: Desk) -> None:
-    asked = [desk.request(1 + n % 3) for n in range(12)]
-
-    def approve(n: int) -> str:
-        try:
-            return desk.approve(asked[n]).state
-        except StaleGeneration:
-            return "stale"
-
-    with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(approve, range(12)))
-    assert sorted(results) == ["live"] + ["stale"] * 11
-    assert head(desk.record).generation == 1  # type: ignore[union-attr]
-
-
-def test_a_second_incarnation_ends_the_first_ones_writes(database_url: str) -> None:
-    old = Record(database_url)
+def test_a_second_incarnation_ends_the_first_ones_writes(either_url: str) -> None:
+    old = Record(either_url)
     Desk(old).register(1)
-    new = Record(database_url)
+    new = Record(either_url)
     assert new.epoch == old.epoch + 1
     with pytest.raises(Unavailable, match=f"another incarnation took over .epoch {new.epoch}"):
         Desk(old).register(2)
     assert (old.is_writer(), new.is_writer()) == (False, True)
     assert Desk(new).register(2).version == 2
-    assert len(old.read(lambda s: versions.listed(s, MODEL))) == 2
+    assert [v.version for v in Desk(old).read(versions.listed, MODEL)] == [2, 1]
+    old.close()
+    new.close()
 
 
-def test_a_repeated_call_with_the_same_key_takes_effect_once(desk: Desk) -> None:
-    asked = desk.request(1, key="k1")
-    assert desk.request(1, key="k1") == asked
-    live = desk.approve(asked, key="k2")
-    assert desk.approve(asked, key="k2") == live
-    desk.go_live(2)
-    back = roll_back(desk, key="k3")
-    assert roll_back(desk, key="k3") == back
-    assert head(desk.record) == back
-    with pytest.raises(Conflict, match=r"was used for promotion\.approve"):
-        roll_back(desk, key="k2")
-    assert len(desk.record.read(lambda s: promotions.listed(s, MODEL, None))) == 2
-
-
-def test_observers_hear_of_moves_after_the_commit_only(database_url: str) -> None:
-    heard: list[AliasHead] = []
-    record = Record(database_url, on_move=heard.append)
+def test_observers_hear_of_moves_after_the_commit_only(either_url: str) -> None:
+    heard: list[tuple[AliasHead, bool]] = []
+    record = Record(either_url, on_move=lambda h: heard.append((h, desk.head(h.alias) in (h, None))))
     desk = Desk(record)
+    desk.free(FREE)
     for n in (1, 2):
         desk.register(n)
-    desk.go_live(1, 2)
-    with pytest.raises(Forbidden):
-        desk.approve(desk.request(1), by=ANN)
-    roll_back(desk)
-    assert [(h.version, h.generation) for h in heard] == [(1, 1), (2, 2), (1, 3)]
+    desk.move(1)
+    desk.move(2)
+    with pytest.raises(StaleGeneration):
+        desk.move(1, expected=7)
+    desk.write(aliases.set, MODEL, FREE, 1, by=ANN)
+    desk.write(aliases.remove, MODEL, FREE, by=ANN)
+    assert [(h.alias, h.generation, h.removed, seen) for h, seen in heard] == [
+        (ALIAS, 1, False, True),
+        (ALIAS, 2, False, True),
+        (FREE, 1, False, True),
+        (FREE, 2, True, True),
+    ]
+    record.close()
+
+
+# --- several operations in one commit ---------------------------------------------------------------
+
+
+def test_a_refused_operation_takes_nothing_from_its_neighbours(either: Desk) -> None:
+    def breaks_a_rule_of_the_table(tx: Tx) -> None:
+        tx.connection.execute(sa.insert(schema.lease).values(id=1, epoch=0, writes=0))
+
+    def half_done(tx: Tx) -> None:
+        versions.register(tx, candidate(7), by=ANN)
+        raise StaleGeneration("changed its mind")
+
+    results = either.record.write_all(
+        [
+            (lambda tx: versions.register(tx, candidate(4), by=ANN).version, "k1"),
+            (lambda tx: versions.register(tx, candidate(5), by=EVE), "k2"),
+            (half_done, "k3"),
+            (breaks_a_rule_of_the_table, "k4"),
+            (lambda tx: aliases.set(tx, MODEL, FREE, 10**20, by=ANN), "k5"),
+            (lambda tx: versions.register(tx, candidate(6), by=ANN).version, "k6"),
+        ]
+    )
+    assert [r if isinstance(r, int) else type(r) for r in results] == [
+        4,
+        Forbidden,
+        StaleGeneration,
+        Conflict,
+        NotFound,
+        5,
+    ]
+    assert "the database refuses it" in str(results[3])
+    assert [v.digest for v in either.read(versions.listed, MODEL)][:2] == [candidate(6).digest, candidate(4).digest]
+    assert either.read(audit.verify) == 6
+
+
+def test_what_a_column_cannot_hold_is_refused_as_a_value(either: Desk) -> None:
+    def too_large(tx: Tx) -> None:
+        tx.connection.execute(sa.update(schema.lease).values(writes=10**30))
+
+    before = either.rows("select epoch from rp_lease")
+    with pytest.raises(InvalidInput, match="value: the database cannot hold it"):
+        either.record.write(too_large)
+    assert either.rows("select epoch from rp_lease") == before
+
+
+def test_a_commit_that_fails_fails_all_of_its_group(desk: Desk) -> None:
+    def deferred(tx: Tx) -> None:  # noticed at the commit only
+        tx.connection.exec_driver_sql("pragma defer_foreign_keys = on")
+        tx.connection.execute(sa.text("update rp_alias_head set version = 99"))
+
+    desk.move(1)
+    before = everything(desk)
+    with pytest.raises(RayplatError, match="the database refuses it"):
+        desk.record.write_all([(lambda tx: versions.register(tx, candidate(4), by=ANN), None), (deferred, None)])
+    assert everything(desk) == before
+
+
+# --- the thread that writes -------------------------------------------------------------------------
+
+
+class Held:
+    """A writer whose thread is kept busy, so that what comes next waits and shares one commit."""
+
+    def __init__(self, record: Record) -> None:
+        self.writer, self.go, started = Writer(record), threading.Event(), threading.Event()
+        self.busy: Future[bool] = self.writer.submit(lambda tx: started.set() or self.go.wait(30), None)
+        assert started.wait(30)
+
+    def submit(self, operation: Callable[[Tx], Any], key: str | None = None) -> Future[Any]:
+        return self.writer.submit(operation, key)
+
+
+def test_operations_that_wait_share_a_commit_and_keep_their_order(desk: Desk) -> None:
+    desk.free(FREE)
+    held = Held(desk.record)
+    moves = [held.submit(lambda tx, n=n: aliases.set(tx, MODEL, FREE, 1 + n % 3, by=ANN)) for n in range(40)]
+    refused = held.submit(lambda tx: aliases.set(tx, MODEL, "v2", 1, by=ANN))
+    last = held.submit(lambda tx: aliases.set(tx, MODEL, FREE, 2, by=ANN))
+    before = desk.rows("select writes from rp_lease")[0][0]
+    assert not any(f.done() for f in moves)
+    held.go.set()
+    assert [f.result(30).generation for f in moves] == list(range(1, 41))
+    with pytest.raises(InvalidInput, match="shadow a version number"):
+        refused.result(30)
+    assert last.result(30).generation == 41
+    assert desk.rows("select writes from rp_lease")[0][0] - before == 2  # the one that was held, and all the others
+    assert desk.read(audit.verify) == 4 + 41
+
+
+def test_the_same_key_twice_in_one_group_takes_effect_once(desk: Desk) -> None:
+    desk.free(FREE)
+    held = Held(desk.record)
+    both = [held.submit(lambda tx: aliases.set(tx, MODEL, FREE, 1, by=ANN), "k") for _ in range(2)]
+    held.go.set()
+    assert both[0].result(30) == both[1].result(30)
+    assert both[0].result(30).generation == 1
+
+
+def test_the_writer_outlives_a_failing_database_and_what_is_no_exception(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exits(tx: Tx) -> None:
+        raise SystemExit
+
+    writer = Writer(desk.record)
+    with pytest.raises(SystemExit):
+        writer.submit(exits, None).result(30)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.record, "epoch", 0)
+        both = [writer.submit(lambda tx: None, None) for _ in range(2)]
+        for one in both:
+            with pytest.raises(Unavailable, match="another incarnation"):
+                one.result(30)
+    assert writer.submit(lambda tx: versions.register(tx, candidate(4), by=ANN).version, None).result(30) == 4
+
+
+def test_a_cancelled_operation_is_left_out(desk: Desk) -> None:
+    desk.free(FREE)
+    held = Held(desk.record)
+    mine = held.submit(lambda tx: aliases.set(tx, MODEL, FREE, 1, by=ANN))
+    other = held.submit(lambda tx: aliases.set(tx, MODEL, FREE, 2, by=ANN))
+    assert mine.cancel()
+    held.go.set()
+    assert other.result(30).generation == 1
+
+
+# --- operations by name -----------------------------------------------------------------------------
+
+
+RECORD = "rayplat.registry.record."
+
+
+def test_operations_of_the_record_have_a_name() -> None:
+    assert calls.resolve(calls.name_of(versions.get, "read"), "read") is versions.get
+    assert calls.resolve(calls.name_of(aliases.set, "write"), "write") is aliases.set
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+@pytest.mark.parametrize("refused", [lambda tx: None, versions._enter, time.sleep, Desk.move, versions.require])
+def test_other_functions_have_none(kind: Any, refused: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"is no operation of the registry's record to {kind}"):
+        calls.name_of(refused, kind)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "os:system",
+        RECORD[:-1],
+        f"{RECORD}versions",
+        f"{RECORD}versions:_enter",
+        f"{RECORD}versions:absent",
+        f"{RECORD}versions:require",  # imported there, not written there
+        f"{RECORD}versions:mlflow_rows",
+        f"{RECORD}versions:get.__class__",
+        f"{RECORD}absent:get",
+        f"{RECORD}opening:take_epoch",
+        f"{RECORD}rows:to_us",
+        "rayplat.registry.client:create_token",
+        "rayplat.registry.recordings:get",
+        "x" * 10_000,
+    ],
+)
+def test_nothing_else_can_be_called_by_name(kind: Any, name: str) -> None:
+    with pytest.raises(InvalidInput, match="is no operation of the registry's record") as e:
+        calls.resolve(name, kind)
+    assert len(str(e.value)) < 400
+
+
+def test_a_read_does_not_write_and_a_step_of_an_operation_is_none() -> None:
+    for name, kind in (
+        ("aliases:set", "read"),
+        ("versions:get", "write"),
+        ("aliases:move", "write"),  # without the approvals that lead to it
+        ("audit:append", "write"),
+        ("events:emit", "write"),
+        ("lineage:link", "write"),
+    ):
+        with pytest.raises(InvalidInput, match=f"is no operation of the registry's record to {kind}"):
+            calls.resolve(RECORD + name, kind)  # type: ignore[arg-type]
+
+
+def test_the_local_registry_has_the_same_rules(record: Record) -> None:
+    registry = LocalRegistry(record)
+    assert registry.write(versions.register, candidate(1), by=ANN).version == 1
+    assert registry.read(versions.get, MODEL, 1).author == "ann"
+    for call in (registry.read, registry.write):
+        with pytest.raises(InvalidInput, match="is no operation"):
+            call(lambda connection: None)
+
+
+# --- databases that fail ----------------------------------------------------------------------------
 
 
 def test_a_lock_that_mlflow_holds_is_waited_for_and_then_reported(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
-    other = sqlite3.connect(str(desk.record._engine.url.database), isolation_level=None, timeout=0)
-    with desk.record._engine.connect() as pooled:
+    other = sqlite3.connect(str(desk.record.engine.url.database), isolation_level=None, timeout=0)
+    with desk.record.engine.connect() as pooled:
         pooled.exec_driver_sql("pragma busy_timeout = 10")
     other.execute("begin immediate")
     monkeypatch.setattr(database.time, "sleep", naps.append)
     with pytest.raises(Unavailable, match="registry's database is not available: database is locked"):
         desk.register(4)
     assert len(naps) == database._ATTEMPTS - 1
-    assert len(desk.record.read(lambda s: versions.listed(s, MODEL))) == 3  # readers never wait
+    assert len(desk.read(versions.listed, MODEL)) == 3  # readers never wait
 
     def frees(nap_s: float) -> None:
         if other.in_transaction:
@@ -390,54 +298,44 @@ def test_a_lock_that_mlflow_holds_is_waited_for_and_then_reported(desk: Desk, mo
     other.close()
 
 
-def test_a_database_of_a_later_release_is_refused(database_url: str, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "rayplat.db") as db:
-        db.execute("update rp_schema set version = 99")
-    with pytest.raises(PartFailed, match="schema version 99"):
-        Record(database_url)
+@pytest.mark.services
+def test_a_lock_on_postgresql_is_not_waited_for_without_end(
+    postgres_record_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    monkeypatch.setattr(opening, "_LOCK_TIMEOUT_MS", 200)
+    desk = Desk(Record(postgres_record_url))
+    with psycopg.connect(postgres_record_url) as other:
+        other.execute("select * from rp_lease for update")
+        with pytest.raises(Unavailable, match="lock timeout"):
+            desk.register(1)
+        other.rollback()
+        assert desk.register(1).version == 1
+    desk.record.close()
 
 
-def test_a_database_that_cannot_be_opened_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="unable to open database file"):
-        Record(f"sqlite:///{tmp_path / 'absent' / 'rayplat.db'}")
+def test_a_reader_takes_nothing_from_the_writer(either_url: str) -> None:
+    record = Record(either_url)
+    reader = Reader(either_url)
+    assert reader.read(versions.models) == []
+    assert Desk(record).register(1).version == 1
+    assert record.is_writer()
+    assert reader.read(versions.models) == [MODEL]
+    reader.close()
+    record.close()
 
 
-# --- audit ------------------------------------------------------------------------------------------
+def test_concurrent_writers_of_one_record_wait_for_each_other(either: Desk) -> None:
+    def register(n: int) -> int:
+        return either.register(10 + n).version
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(register, range(12))) == list(range(4, 16))
+    assert either.read(audit.verify) == 16
 
 
-def test_every_change_has_one_entry_newest_first(desk: Desk) -> None:
-    desk.go_live(1, 2)
-    roll_back(desk)
-    found = desk.record.read(lambda s: audit.listed(s, 100))
-    assert [e.seq for e in found] == list(range(len(found), 0, -1))
-    assert [(e.actor, e.action, e.subject) for e in found[:3]] == [
-        ("bob", "alias.rollback", "flight-delay@champion"),
-        ("bob", "promotion.approve", "flight-delay@champion"),
-        ("ann", "promotion.request", "flight-delay@champion"),
-    ]
-    assert found[0].detail == {"from": 2, "to": 1, "generation": 3, "reason": "late answers"}
-    assert desk.record.read(lambda s: audit.listed(s, 2)) == found[:2]
-    for limit in (0, -1, 10**9):
-        with pytest.raises(InvalidInput):
-            desk.record.read(lambda s, n=limit: audit.listed(s, n))
-
-
-@pytest.mark.parametrize(
-    "tampering",
-    [
-        "update rp_audit set actor = 'eve' where seq = 4",
-        "update rp_audit set at = at + 1 where seq = 4",
-        """update rp_audit set detail = '{"x":1}' where seq = 4""",
-        "update rp_audit set detail = 'x' where seq = 4",
-        "delete from rp_audit where seq = 4",
-        "update rp_audit set hash = prev_hash where seq = 4",
-        "update rp_audit set seq = 99 where seq = 4",
-    ],
-)
-def test_tampering_with_the_audit_log_is_found(desk: Desk, tampering: str) -> None:
-    desk.go_live(1, 2)
-    assert desk.record.read(audit.verify) == 7
-    with sqlite3.connect(str(desk.record._engine.url.database)) as db:
-        assert db.execute(tampering).rowcount == 1
-    with pytest.raises(Corrupt, match="audit entry"):
-        desk.record.read(audit.verify)
+def test_times_are_utc_wherever_the_server_stands(either: Desk) -> None:
+    made = either.read(versions.get, MODEL, 1)
+    assert made.created_at.utcoffset().total_seconds() == 0  # type: ignore[union-attr]
+    assert abs((either.record.now() - made.created_at).total_seconds()) < 60

@@ -10,7 +10,7 @@ from rayplat.errors import Conflict, Forbidden, InvalidInput, InvalidName, NotFo
 from rayplat.registry.record import aliases, audit, pins, versions
 from rayplat.registry.record.database import Record
 from rayplat.types import PromotionState, VersionState
-from tests.registry.desk import ANN, BOB, EVE, HOLDOUT, MODEL, PIN, ROOT, Desk, candidate
+from tests.registry.desk import ANN, BOB, EVE, FREE, HOLDOUT, MODEL, PIN, ROOT, Desk, candidate
 
 LONGEST = "a" * 63
 BAD_NAMES = [
@@ -108,6 +108,7 @@ def test_names_outside_the_alphabet_are_refused_and_leave_nothing(desk: Desk, na
 
 
 def test_the_longest_name_fits(either: Desk) -> None:
+    either.free(LONGEST)
     assert either.register(1, model=LONGEST).model == LONGEST
     either.write(aliases.set, LONGEST, LONGEST, 1, by=ANN)
     assert either.read(aliases.get, LONGEST, LONGEST).version == 1
@@ -128,7 +129,7 @@ def test_a_version_outside_all_numbers_does_not_exist(either: Desk, number: int)
     with pytest.raises(NotFound, match=f"{MODEL}/{number}.*the newest are 3, 2, 1"):
         either.read(versions.get, MODEL, number)
     with pytest.raises(NotFound, match=str(number)):
-        either.write(aliases.set, MODEL, "free", number, by=ANN)
+        either.write(aliases.set, MODEL, FREE, number, by=ANN)
 
 
 @pytest.mark.parametrize("number", ["1", 1.0, True, None])
@@ -146,7 +147,7 @@ def test_a_retired_version_takes_no_alias_until_it_is_restored(either: Desk) -> 
     assert either.read(versions.get, MODEL, 2) == retired
     assert either.write(versions.retire, MODEL, 2, "again", by=ANN) == retired
     with pytest.raises(Conflict, match="version 2 of flight-delay is retired: restore it first"):
-        either.write(aliases.set, MODEL, "free", 2, by=ANN)
+        either.write(aliases.set, MODEL, FREE, 2, by=ANN)
     with pytest.raises(Conflict, match="is retired"):
         either.move(2)
     assert either.write(versions.restore, MODEL, 2, "labels were right", by=ANN).state is VersionState.ACTIVE

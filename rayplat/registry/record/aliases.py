@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, StaleGeneration
 from rayplat.identity import require
-from rayplat.registry.record import audit, events, lineage, mlflow_rows, rows, versions
+from rayplat.registry.record import audit, events, lineage, mlflow_rows, policies, rows, versions
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import alias_head, alias_history
 from rayplat.types import AliasHead, AuditEntry, Principal, Role, check_alias
@@ -130,7 +130,7 @@ def remove(
     )
     tx.connection.execute(sa.delete(alias_head).where(_same(alias_head, before)))
     tx.connection.execute(sa.insert(alias_history).values(**rows.alias_head_columns(gone)))
-    mlflow_rows.remove_alias(tx.connection, gone)
+    mlflow_rows.delete_alias(tx.connection, model, alias)
     detail = {**_detail(gone, before), "reason": reason.strip()[:_REASON_LENGTH]}
     audit.append(tx, by.name, "alias.remove", f"{model}@{alias}", detail)
     events.emit(tx, "alias.removed", f"{model}@{alias}", {"by": by.name, **detail})
@@ -160,10 +160,6 @@ def _point(tx: Tx, head: AliasHead, expected: int | None, before: AliasHead | No
 
 
 def _check_free(tx: Tx, model: str, alias: str, by: Principal) -> None:
-    try:
-        from rayplat.registry.record import policies
-    except ImportError:
-        return
     if policies.find(tx.connection, model, alias).protected:
         raise Forbidden(by.name, f"{model}@{alias} is protected: it moves by an approved promotion ('rayplat promote')")
 

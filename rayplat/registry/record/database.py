@@ -136,7 +136,10 @@ class Record(Reader):
                         results.append(_refusal(e))
             return results, moved
 
-        results, moved = _patiently(attempt)
+        try:
+            results, moved = _patiently(attempt)
+        except (DataError, IntegrityError) as e:  # noticed at the commit only
+            raise _refusal(e) from e
         for head in moved:
             self._on_move(head)
         return results

@@ -112,11 +112,6 @@ def set_alias(connection: Connection, head: AliasHead) -> None:
     _upsert(connection, _table("registered_model_aliases"), key, {"version": head.version}, {})
 
 
-def remove_alias(connection: Connection, head: AliasHead) -> None:
-    """Take MLflow's alias row away; none is no error."""
-    delete_alias(connection, head.model, head.alias)
-
-
 def delete_version(connection: Connection, version: ModelVersion, at: datetime) -> None:
     """As MLflow deletes one: its row stays with the stage ``Deleted_Internal`` and without what it pointed at."""
     table = _table("model_versions")
