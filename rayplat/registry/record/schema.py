@@ -271,3 +271,19 @@ pin = Table(
     Column("reason", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
 )
+
+# --- artifacts ------------------------------------------------------------------------------------
+
+# Content may come from several runs: a row each. ``run_id`` is empty where no run made it.
+artifact = Table(
+    "rp_artifact",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("run_id", String(64), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("rp_artifact_by_run", "run_id"),
+    Index("rp_artifact_by_time", "created_at"),
+)
