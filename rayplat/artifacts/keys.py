@@ -174,7 +174,8 @@ def _scheme(curve: ec.EllipticCurve) -> ec.ECDSA:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return ec.ECDSA({256: hashes.SHA256, 384: hashes.SHA384, 521: hashes.SHA512}[curve.key_size]())
+    by_size: dict[int, hashes.HashAlgorithm] = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
+    return ec.ECDSA(by_size[curve.key_size])
 
 
 def _checked(key: Any, path: Path) -> Any:

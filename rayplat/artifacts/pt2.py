@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rayplat.errors import InvalidInput
 
@@ -66,10 +66,11 @@ def load(path: Path) -> tuple[Callable[..., Any], list[tuple[int, ...]]]:
     return lambda *inputs: forward(*bound, *inputs), shapes
 
 
-def audit(path: Path) -> None:
-    """Raises `InvalidInput` naming the first thing in the archive that is not raw tensors and a plain graph."""
+def audit(path: Path, file: BinaryIO | None = None) -> None:
+    """Raises `InvalidInput` naming the first thing in the archive that is not raw tensors and a plain graph.
+    ``file`` is read in place of ``path``."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file or path) as archive:
             for info in archive.infolist():
                 _check_record(path, info)
             names = {name.split("/", 1)[1]: name for name in archive.namelist()}

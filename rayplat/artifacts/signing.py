@@ -1,8 +1,8 @@
 """Signed statements about model versions: made when one is registered, checked before one is promoted or served.
 
-A statement is an artifact of two files: ``model.sig``, a Sigstore bundle that the public ``model_signing`` tool verifies
-against a checkout of the model (https://github.com/sigstore/model-transparency), and ``provenance.json``, a DSSE
-envelope around what `provenance` says. Neither hashes the model again: both come from the tree's manifest.
+A statement is an artifact of two files: ``model.sig``, a Sigstore bundle that the public ``model_signing`` tool
+verifies against a checkout of the model (https://github.com/sigstore/model-transparency), and ``provenance.json``, a
+DSSE envelope around what `provenance` says. Neither hashes the model again: both come from the tree's manifest.
 """
 
 from __future__ import annotations
