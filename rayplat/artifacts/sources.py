@@ -46,7 +46,8 @@ def regular(path: Path) -> Iterator[FileIO]:
         raise NotFound("file", str(path)) from None
     except OSError as e:
         raise InvalidInput("file", f"{str(path)!r} cannot be read as a regular file: {e.strerror}") from e
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InvalidInput("file", f"{str(path)!r} is a folder or a device; only regular files can be stored")
     with os.fdopen(handle, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InvalidInput("file", f"{str(path)!r} is a folder or a device; only regular files can be stored")
         yield file
