@@ -86,6 +86,10 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         """What lies directly in the folder ``path``, by name; a file or an unknown path has nothing in it."""
         with _for_mlflow():
             folder = _normal(path)
+            if found_tree := self._tree_named(folder):
+                named, inside = found_tree
+                below = f"{folder.partition('/')[0]}/"
+                return [FileInfo(below + f.path, f.is_dir, f.file_size) for f in named.list_artifacts(inside)]
             if self._at.tree is not None:
                 return self._list_tree(folder)
             top = f"{self._at.path}/" if self._at.path else ""
@@ -114,6 +118,9 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         with _for_mlflow():
             path = _normal(remote_file_path)
+            if found_tree := self._tree_named(path):
+                found_tree[0]._download_file(found_tree[1], local_path)
+                return
             if not self._exists():
                 raise NotFound("artifact", path)
             ref = self._find_in_tree(path) if self._at.tree is not None else self._refs.get(self._key(path))
@@ -146,6 +153,17 @@ class CasArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             for e in found
             if e.path.startswith(prefix)
         )
+
+    def _tree_named(self, path: str) -> tuple[CasArtifactRepository, str] | None:
+        """The tree that ``path`` begins with, and the rest, where this is a store's folder ``trees``: MLflow takes the
+        last part of an address that it is given as a path."""
+        digest, _, inside = path.partition("/")
+        if self._at.tree is not None or self._at.path or not self._at.root.endswith("/trees"):
+            return None
+        if not digest.startswith("sha256:"):
+            return None
+        root = self._at.root.removesuffix("/trees")
+        return CasArtifactRepository(locations.tree_uri(root, digest), self.tracking_uri, self.registry_uri), inside
 
     def _exists(self) -> bool:
         """Whether there is a store to read: a read makes none."""

@@ -249,6 +249,20 @@ def test_a_tree_is_read_and_never_written(root: str, files: Path, tmp_path: Path
         found.download_artifacts("nested/x")
 
 
+def test_mlflow_downloads_a_tree_by_its_address(root: str, files: Path, tmp_path: Path) -> None:
+    import mlflow.artifacts
+
+    (files / "empty").rmdir()
+    uri = tree_uri(root, store_at(root).put_tree(files, "model").digest)
+    assert tree(Path(mlflow.artifacts.download_artifacts(uri))) == tree(files)
+    assert Path(mlflow.artifacts.download_artifacts(f"{uri}/nested/b.txt")).read_text() == "BB"
+    run = open_at(f"{uri_of(root)}/1/{RUN}/artifacts")
+    run.log_artifacts(files)
+    assert tree(Path(mlflow.artifacts.download_artifacts(run.artifact_uri))) == tree(files)
+    with refused("RESOURCE_DOES_NOT_EXIST"):
+        mlflow.artifacts.download_artifacts(tree_uri(root, "sha256:" + "0" * 64))
+
+
 def test_a_tree_that_is_not_there_is_not_found(root: str, files: Path) -> None:
     store_at(root).put_tree(files / "nested", "model")
     with refused("RESOURCE_DOES_NOT_EXIST"):

@@ -21,11 +21,34 @@ _INIT_TIMEOUT_S = 60.0
 _RUN_ID_LENGTH, _SOURCE_LENGTH = 32, 500
 _DELETED = "Deleted_Internal"  # MLflow's stage of a version that was deleted
 _READY = "READY"
+_WORKSPACE = "default"
 
 
-def warm() -> None:
-    """Import MLflow's models (2 to 4 s), so that the first write does not have to."""
-    import mlflow.store.model_registry.dbmodels.models  # noqa: F401
+def _table(name: str, **columns: Any) -> sa.Table:
+    common = [sa.Column("workspace", sa.String(63)), sa.Column("name", sa.String(256))]
+    return sa.Table(name, sa.MetaData(), *common, *(sa.Column(column, kind) for column, kind in columns.items()))
+
+
+# What is used of MLflow's tables: to ask MLflow for them would cost its import, 2 to 4 s at the actor's every start.
+# A test compares them with MLflow's own.
+_MODELS = _table("registered_models", creation_time=sa.BigInteger, last_updated_time=sa.BigInteger)
+_VERSIONS = _table(
+    "model_versions",
+    version=sa.Integer,
+    creation_time=sa.BigInteger,
+    last_updated_time=sa.BigInteger,
+    description=sa.String(5000),
+    user_id=sa.String(256),
+    current_stage=sa.String(20),
+    source=sa.String(_SOURCE_LENGTH),
+    storage_location=sa.String(500),
+    run_id=sa.String(_RUN_ID_LENGTH),
+    run_link=sa.String(500),
+    status=sa.String(20),
+)
+_VERSION_TAGS = _table("model_version_tags", version=sa.Integer, key=sa.String(250), value=sa.Text)
+_ALIASES = _table("registered_model_aliases", alias=sa.String(256), version=sa.Integer)
+TABLES = (_MODELS, _VERSIONS, _VERSION_TAGS, _ALIASES)
 
 
 def ensure_tables(engine: sa.Engine) -> None:
@@ -44,8 +67,7 @@ def ensure_tables(engine: sa.Engine) -> None:
 
 def last_version(connection: Connection, model: str) -> int:
     """The highest number MLflow ever gave a version of ``model``, deleted ones included; 0 if none."""
-    table = _table("model_versions")
-    return int(connection.scalar(sa.select(sa.func.max(table.c.version)).where(table.c.name == model)) or 0)
+    return int(connection.scalar(sa.select(sa.func.max(_VERSIONS.c.version)).where(_VERSIONS.c.name == model)) or 0)
 
 
 def source_of(digest: str, artifacts_root: str) -> str:
@@ -80,42 +102,76 @@ def add_version(connection: Connection, version: ModelVersion, artifacts_root: s
     run_id = version.run_id if len(version.run_id) <= _RUN_ID_LENGTH else None
     always = {"source": source, "storage_location": source, "status": _READY, "run_id": run_id}
     new = {"creation_time": at_ms, "last_updated_time": at_ms, "user_id": version.author[:256]}
-    key = {"workspace": _workspace(), "name": version.model, "version": version.version}
-    versions = _table("model_versions")
-    _upsert(connection, versions, key, always, new)
-    undelete = sa.update(versions).where(_same(versions, key), versions.c.current_stage == _DELETED)
+    key = {"workspace": _WORKSPACE, "name": version.model, "version": version.version}
+    _upsert(connection, _VERSIONS, key, always, {**new, "current_stage": "None"})
+    undelete = sa.update(_VERSIONS).where(_same(_VERSIONS, key), _VERSIONS.c.current_stage == _DELETED)
     connection.execute(undelete.values(current_stage="None", **new))
     tags = {"digest": version.digest, "author": version.author, "training_set": version.training_set}
     for name, value in tags.items():
-        _upsert(connection, _table("model_version_tags"), {**key, "key": f"rayplat.{name}"}, {"value": value}, {})
+        _upsert(connection, _VERSION_TAGS, {**key, "key": f"rayplat.{name}"}, {"value": value}, {})
+
+
+def made(connection: Connection, model: str, version: int) -> tuple[str | None, int | None] | None:
+    """(source, creation in milliseconds) of a version MLflow has here, deleted or not; None where the number is free."""
+    table = _table("model_versions")
+    key = {"workspace": _workspace(), "name": model, "version": version}
+    row = connection.execute(sa.select(table.c.source, table.c.creation_time).where(_same(table, key))).first()
+    return None if row is None else (row.source, row.creation_time)
+
+
+def describe_version(connection: Connection, version: ModelVersion, description: str, tags: dict[str, str]) -> None:
+    """Add words and tags to a version's row; what it has and what the record writes stay."""
+    key = {"workspace": _workspace(), "name": version.model, "version": version.version}
+    _describe(connection, _table("model_versions"), _table("model_version_tags"), key, description, tags)
+
+
+def describe_model(connection: Connection, model: str, description: str, tags: dict[str, str]) -> None:
+    """The same for a model."""
+    key = {"workspace": _workspace(), "name": model}
+    _describe(connection, _table("registered_models"), _table("registered_model_tags"), key, description, tags)
+
+
+def _describe(
+    connection: Connection, table: sa.Table, tag: sa.Table, key: dict[str, Any], description: str, tags: dict[str, str]
+) -> None:
+    empty = sa.or_(table.c.description.is_(None), table.c.description == "")
+    if description:
+        connection.execute(sa.update(table).where(_same(table, key), empty).values(description=description))
+    there = set(connection.scalars(sa.select(tag.c.key).where(_same(tag, key))))
+    new = {k: v for k, v in tags.items() if k not in there and not k.startswith("rayplat.")}
+    if new:
+        connection.execute(sa.insert(tag), [{**key, "key": k, "value": v} for k, v in new.items()])
 
 
 def aliases(connection: Connection) -> dict[tuple[str, str], int]:
     """(model, alias) to version, of every model MLflow knows."""
-    table = _table("registered_model_aliases")
-    wanted = sa.select(table.c.name, table.c.alias, table.c.version).where(table.c.workspace == _workspace())
+    wanted = sa.select(_ALIASES.c.name, _ALIASES.c.alias, _ALIASES.c.version).where(_ALIASES.c.workspace == _WORKSPACE)
     return {(row.name, row.alias): row.version for row in connection.execute(wanted)}
 
 
 def sources(connection: Connection) -> dict[tuple[str, int], tuple[str | None, str | None]]:
     """(model, version) to source and storage location, of every version MLflow has and did not delete."""
-    table = _table("model_versions")
-    there = (table.c.workspace == _workspace()) & (table.c.current_stage != _DELETED)
-    wanted = sa.select(table.c.name, table.c.version, table.c.source, table.c.storage_location).where(there)
+    there = (_VERSIONS.c.workspace == _WORKSPACE) & (_VERSIONS.c.current_stage != _DELETED)
+    wanted = sa.select(_VERSIONS.c.name, _VERSIONS.c.version, _VERSIONS.c.source, _VERSIONS.c.storage_location).where(
+        there
+    )
     return {(row.name, row.version): (row.source, row.storage_location) for row in connection.execute(wanted)}
 
 
 def set_alias(connection: Connection, head: AliasHead) -> None:
     """MLflow's alias row, made or moved; also where somebody deleted the model on MLflow's page."""
     _touch_model(connection, head.model, int(head.moved_at.timestamp() * 1000))
-    key = {"workspace": _workspace(), "name": head.model, "alias": head.alias}
-    _upsert(connection, _table("registered_model_aliases"), key, {"version": head.version}, {})
+    key = {"workspace": _WORKSPACE, "name": head.model, "alias": head.alias}
+    _upsert(connection, _ALIASES, key, {"version": head.version}, {})
 
 
 def delete_version(connection: Connection, version: ModelVersion, at: datetime) -> None:
     """As MLflow deletes one: its row stays with the stage ``Deleted_Internal`` and without what it pointed at."""
-    table = _table("model_versions")
-    same = (table.c.workspace == _workspace()) & (table.c.name == version.model) & (table.c.version == version.version)
+    same = (
+        (_VERSIONS.c.workspace == _WORKSPACE)
+        & (_VERSIONS.c.name == version.model)
+        & (_VERSIONS.c.version == version.version)
+    )
     gone = {
         "current_stage": _DELETED,
         "source": "REDACTED-SOURCE-PATH",
@@ -125,19 +181,18 @@ def delete_version(connection: Connection, version: ModelVersion, at: datetime) 
         "description": None,
         "last_updated_time": int(at.timestamp() * 1000),
     }
-    connection.execute(sa.update(table).where(same).values(**gone))
+    connection.execute(sa.update(_VERSIONS).where(same).values(**gone))
 
 
 def delete_alias(connection: Connection, model: str, alias: str) -> None:
     """Remove MLflow's alias row; nothing where there is none."""
-    table = _table("registered_model_aliases")
-    key = {"workspace": _workspace(), "name": model, "alias": alias}
-    connection.execute(sa.delete(table).where(_same(table, key)))
+    key = {"workspace": _WORKSPACE, "name": model, "alias": alias}
+    connection.execute(sa.delete(_ALIASES).where(_same(_ALIASES, key)))
 
 
 def _touch_model(connection: Connection, name: str, at_ms: int) -> None:
-    key = {"workspace": _workspace(), "name": name}
-    _upsert(connection, _table("registered_models"), key, {"last_updated_time": at_ms}, {"creation_time": at_ms})
+    key = {"workspace": _WORKSPACE, "name": name}
+    _upsert(connection, _MODELS, key, {"last_updated_time": at_ms}, {"creation_time": at_ms})
 
 
 def _upsert(
@@ -150,17 +205,3 @@ def _upsert(
 
 def _same(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:
     return sa.and_(*(table.c[name] == value for name, value in key.items()))
-
-
-def _table(name: str) -> sa.Table:
-    import mlflow.store.model_registry.dbmodels.models  # noqa: F401 (fills the metadata)
-    from mlflow.store.db.base_sql_model import Base
-
-    found: sa.Table = Base.metadata.tables[name]
-    return found
-
-
-def _workspace() -> str:
-    from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
-
-    return str(DEFAULT_WORKSPACE_NAME)

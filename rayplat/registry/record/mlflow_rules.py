@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from rayplat.registry.record import aliases, versions
+from rayplat.registry.record import aliases, policies, versions
 from rayplat.registry.record.schema import model_version
 from rayplat.types import VersionState
 
@@ -116,8 +116,4 @@ def _versions(connection: Connection, model: str) -> list[int]:
 
 def _is_protected(connection: Connection, model: str, alias: str) -> bool:
     """Whether policy says so; without one every alias is."""
-    try:
-        from rayplat.registry.record import policies
-    except ImportError:
-        return True
-    return bool(policies.find(connection, model, alias).protected)
+    return policies.find(connection, model, alias).protected

@@ -287,3 +287,15 @@ artifact = Table(
     Index("rp_artifact_by_run", "run_id"),
     Index("rp_artifact_by_time", "created_at"),
 )
+
+# --- imports of other registries ------------------------------------------------------------------
+
+# Which version here a version of another MLflow registry became; ``origin`` is a digest of what that registry said.
+adoption = Table(
+    "rp_adoption",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("origin", _DIGEST, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
