@@ -3,7 +3,7 @@
 from rayplat import Platform
 platform = Platform()                                   # the platform of this machine (its home: ~/.rayplat)
 platform = Platform("https://host:8000", token="rpt_…") # a remote one
-platform.models.alias("flight-delay", "champion")
+platform.aliases.get("flight-delay", "champion")
 """
 
 from __future__ import annotations
@@ -18,21 +18,28 @@ from urllib.parse import quote
 from rayplat import settings as settings_module
 from rayplat.errors import Unauthenticated
 from rayplat.services.catalog import NOUNS
-from rayplat.services.remote import remote, request
+from rayplat.services.http import request
+from rayplat.services.remote import remote
 from rayplat.services.verbs import Context, Noun
 
 if TYPE_CHECKING:
     import httpx
 
+    from rayplat.services.aliases import Aliases
+    from rayplat.services.artifacts import Artifacts
+    from rayplat.services.audit import Audit
     from rayplat.services.endpoints import Endpoints
     from rayplat.services.features import Features
     from rayplat.services.models import Models
     from rayplat.services.monitors import Monitors
+    from rayplat.services.owners import Owners
+    from rayplat.services.policies import Policies
     from rayplat.services.promotions import Promotions
     from rayplat.services.runs import Runs
     from rayplat.services.status import Status
     from rayplat.services.tables import Tables
     from rayplat.services.tokens import Tokens
+    from rayplat.services.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,16 @@ class Platform:
     tables: Tables
     features: Features
     runs: Runs
+    artifacts: Artifacts
     models: Models
+    aliases: Aliases
+    policies: Policies
     promotions: Promotions
+    audit: Audit
     endpoints: Endpoints
     monitors: Monitors
+    owners: Owners
+    webhooks: Webhooks
     tokens: Tokens
     parts: Status
 
@@ -81,7 +94,9 @@ class Platform:
         running = state.require(settings.home)
         ray_node.connect(settings.home, str(running.ray_address), running.ray_started)
         self.url, self.token = str(running.serve_url), token or owner_token(settings.home)
-        self.context = local.context(settings, str(running.mlflow_url), self.url, local.principal_of(self.token))
+        self.context = local.context(
+            settings, str(running.mlflow_url), self.url, local.principal_of(settings, self.token)
+        )
 
     def _noun(self, noun: type[Noun]) -> Noun:
         if self.context is not None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from rayplat.errors import InvalidInput
 
@@ -48,6 +48,11 @@ class RegistrySettings(_Group):
         le=1,
         description="Largest share of logged feature vectors that may differ offline; None: no parity gate.",
     )
+    signing_key: str | None = Field(
+        None,
+        description="PEM file of the private key that signs registered models; None: <home>/keys/signing.pem, which "
+        "`rayplat up` makes.",
+    )
     anchors: str | None = Field(
         None,
         description="Folder or s3:// URL where the audit log's anchors are kept; None is <home>/anchors. Keep it where "
@@ -81,6 +86,17 @@ class EventsSettings(_Group):
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
+
+
+class LineageSettings(_Group):
+    """A lineage server (Marquez, DataHub, …) that is told of everything by OpenLineage events."""
+
+    url: str | None = Field(None, description="Address of the server; None sends nothing.")
+    endpoint: str = Field("api/v1/lineage", description="Path below the address that takes events.")
+    api_key: SecretStr | None = Field(None, description="Sent as a bearer token.")
+    namespace: str = Field("rayplat", min_length=1, description="Namespace of this platform's jobs and datasets.")
+    timeout_s: float = Field(5.0, gt=0, description="Longest time in seconds for one event.")
+    poll_s: float = Field(1.0, gt=0, description="How often the audit log is looked at, in seconds.")
 
 
 class OidcSettings(_Group):
@@ -191,6 +207,7 @@ class Settings(_Group):
     mlflow: MlflowSettings = MlflowSettings()  # type: ignore[call-arg]
     registry: RegistrySettings = RegistrySettings()  # type: ignore[call-arg]
     events: EventsSettings = EventsSettings()  # type: ignore[call-arg]
+    lineage: LineageSettings = LineageSettings()  # type: ignore[call-arg]
     identity: IdentitySettings = IdentitySettings()  # type: ignore[call-arg]
     data: DataSettings = DataSettings()  # type: ignore[call-arg]
     artifacts: ArtifactSettings = ArtifactSettings()  # type: ignore[call-arg]
@@ -202,6 +219,15 @@ class Settings(_Group):
     @property
     def database_url(self) -> str:
         return self.registry.database_url or f"sqlite:///{self.home / 'rayplat.db'}"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the platform's public keys lie, and its private one unless the settings name another file."""
+        return self.home / "keys"
+
+    @property
+    def signing_key(self) -> Path | None:
+        return Path(self.registry.signing_key) if self.registry.signing_key else None
 
     @property
     def anchors_root(self) -> str:

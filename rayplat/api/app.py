@@ -15,9 +15,11 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from rayplat import __version__, identity
+from rayplat.api import transfers
 from rayplat.api.routes import register
 from rayplat.errors import BadRequest, InvalidInput, NotFound, RayplatError, TooLarge, Unauthenticated
 from rayplat.services.catalog import NOUNS
+from rayplat.services.spool import PART_BYTES
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, Role
 
@@ -57,12 +59,13 @@ def build(backend: Backend) -> FastAPI:
         return dependency
 
     def caller(request: Request) -> Principal:
-        principal = backend.authenticate(identity.bearer(request.headers.get("authorization")))
+        principal = backend.authenticate(identity.bearer(request.headers.get("authorization"), jwt=True))
         if principal is None:
             raise Unauthenticated("this token is not known, has expired or was revoked")
         return principal
 
     register(api, list(NOUNS), context_for)
+    transfers.register(api, context_for)
     app.include_router(api)
     _add_model_routes(app, caller)
     _add_error_handlers(app)
@@ -131,9 +134,11 @@ async def _limit_body(request: Request, call_next: Callable[[Request], Any]) -> 
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or (declared == "0" and "chunked" in request.headers.get("transfer-encoding", "")):
         return error_response(BadRequest("send the body with a Content-Length"))
-    if int(declared) > MAX_BODY:
-        return error_response(TooLarge("the body", int(declared), MAX_BODY))
-    if int(declared) and "json" not in request.headers.get("content-type", "json").lower():
+    is_part = request.method == "PUT" and request.url.path.startswith(f"/api/v1{transfers.PATH}")
+    most = PART_BYTES if is_part else MAX_BODY
+    if int(declared) > most:
+        return error_response(TooLarge("the body", int(declared), most))
+    if int(declared) and not is_part and "json" not in request.headers.get("content-type", "json").lower():
         return error_response(BadRequest("send the body as JSON, with Content-Type: application/json"))
     answer: Response = await call_next(request)
     answer.headers.setdefault("X-Content-Type-Options", "nosniff")

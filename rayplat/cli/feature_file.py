@@ -27,6 +27,7 @@ def apply(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
+    """Register what a Python file declares; a view that changed becomes a new version beside the old ones."""
     with connection.errors(home):
         declared = collect(file).to_json()
         features = connection.platform(home, url).features

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rayplat.cli.views import COLUMNS, VIEWS
 from rayplat.monitor.report import render as drift_table
 from rayplat.types import DriftReport, ParityReport
 
@@ -34,6 +35,8 @@ def show(result: Any, as_json: bool) -> None:
         OUT.print(_pairs(result), soft_wrap=True)
     elif isinstance(result, DriftReport):
         OUT.print(drift_table(result))
+    elif type(result) in VIEWS:
+        OUT.print(VIEWS[type(result)](result))
     elif isinstance(result, ParityReport):
         OUT.print(_parity(result), _parity_sum(result), sep="\n")
     elif dataclasses.is_dataclass(result):
@@ -92,6 +95,8 @@ def _rows(items: Sequence[Any]) -> Table:
 def _flat(item: Any) -> dict[str, Any]:
     """What fits into a row: plain values, those of a nested value or of a dict in a dict too; `--json` has the rest."""
     own = item if isinstance(item, dict) else _fields(item)
+    if type(item) in COLUMNS:
+        return {name: own[name] for name in COLUMNS[type(item)]}
     flat = {name: value for name, value in own.items() if not _is_nested(value)}
     for value in own.values():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

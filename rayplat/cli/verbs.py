@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, render
+from rayplat.cli import connection, feature_file, files, render
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -24,40 +24,70 @@ GROUPS = {
     "tables": "table",
     "features": "features",
     "runs": "run",
+    "artifacts": "artifact",
     "models": "model",
+    "aliases": "alias",
+    "policies": "policy",
+    "promotions": "promotion",
     "endpoints": "serve",
     "monitors": "monitor",
+    "audit": "audit",
+    "owners": "owner",
+    "webhooks": "webhook",
     "tokens": "token",
-    "promotions": "promotion",
 }
-# Verbs that people say without a noun.
-TOP_LEVEL = {
+# Verbs whose command is not `<group> <verb>`: those that people say without a noun, and those that have a longer one.
+COMMANDS = {
     ("promotions", "request"): "promote",
     ("promotions", "approve"): "approve",
     ("promotions", "reject"): "reject",
     ("promotions", "rollback"): "rollback",
-    ("promotions", "audit"): "audit",
-    ("models", "alias"): "alias",
+    ("tokens", "list"): "token ls",
+    ("webhooks", "list"): "webhook ls",
+    ("webhooks", "delete"): "webhook rm",
 }
-RENAMED = {("tokens", "list"): "ls"}
-# Verbs that take something else from a command line than over HTTP.
-WRITTEN: dict[tuple[str, str], Callable[..., None]] = {("features", "apply"): feature_file.apply}
+# Verbs that only our own client calls.
+INNER = {("artifacts", "missing"), ("artifacts", "add_file"), ("artifacts", "add_tree"), ("audit", "lines")}
+# Commands that read or write files here: they take something else from a command line than a verb does.
+WRITTEN: dict[str, Callable[..., None]] = {
+    "features apply": feature_file.apply,
+    "artifact put": files.put,
+    "artifact get": files.get,
+    "audit verify": files.verify_audit,
+    "audit export": files.export_audit,
+}
 _SIMPLE = (str, int, float, bool)
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY  # a parameter that is named in Python is an option here
 
 
 def register(app: typer.Typer) -> None:
     """Add a command for every verb."""
+    groups: dict[str, typer.Typer] = {"": app}
     for noun in NOUNS:
         if noun.NAME not in GROUPS:
             continue
-        group = typer.Typer(help=inspect.getdoc(noun), no_args_is_help=True)
-        app.add_typer(group, name=GROUPS[noun.NAME])
+        _group(groups, GROUPS[noun.NAME], inspect.getdoc(noun))
         for verb in verbs(noun):
-            top = TOP_LEVEL.get((noun.NAME, verb.name))
-            target, name = (app, top) if top else (group, RENAMED.get((noun.NAME, verb.name), verb.name))
-            command = WRITTEN.get((noun.NAME, verb.name)) or _command(noun, verb)
-            target.command(name.replace("_", "-"), help=verb.doc.partition("\n")[0].replace("``", "`"))(command)
+            path = COMMANDS.get((noun.NAME, verb.name), f"{GROUPS[noun.NAME]} {verb.name.strip('_').replace('_', '-')}")
+            if path not in WRITTEN and (noun.NAME, verb.name) not in INNER:
+                _add(groups, path, verb.doc, _command(noun, verb))
+    for path, command in WRITTEN.items():
+        _add(groups, path, inspect.getdoc(command) or "", command)
+
+
+def _add(groups: dict[str, typer.Typer], path: str, doc: str, command: Callable[..., None]) -> None:
+    group, _, name = path.rpartition(" ")
+    text = doc.partition("\n")[0].replace("``", "`")
+    _group(groups, group, text).command(name, help=text)(command)
+
+
+def _group(groups: dict[str, typer.Typer], path: str, text: str | None) -> typer.Typer:
+    """The group of commands at ``path`` (``alias policy``), made with the help ``text`` where it is new."""
+    if path not in groups:
+        above, _, name = path.rpartition(" ")
+        groups[path] = typer.Typer(help=text, no_args_is_help=True)
+        _group(groups, above, None).add_typer(groups[path], name=name)
+    return groups[path]
 
 
 def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:

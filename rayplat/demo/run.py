@@ -15,18 +15,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rayplat.errors import Conflict
+from rayplat.errors import Conflict, Forbidden
 from rayplat.settings import Settings
-from rayplat.types import DriftReport, ModelVersion, Promotion, PromotionState
+from rayplat.types import DriftReport, ModelVersion, Promotion, PromotionState, Verdict
 
-STEPS = 11
+if TYPE_CHECKING:
+    from rayplat.client import Platform
+
+STEPS = 12
 
 
 @dataclass
@@ -128,6 +131,7 @@ def _run(settings: Settings, requests: int, record: Record, stage: Stage) -> Non
         with stage.step("promote_first", "gate and approval of the first model"):
             promotion = steps.request(platform, first.version, author)
             if promotion.state is PromotionState.AWAITING_APPROVAL:
+                found["refusals"] = [_own_approval(author, promotion)]
                 promotion = approver.promotions.approve(promotion.promotion_id, promotion.subject_digest)
             found["promotions"] = [_promotion(promotion)]
         with stage.step("serve", "endpoint"):
@@ -149,6 +153,9 @@ def _run(settings: Settings, requests: int, record: Record, stage: Stage) -> Non
 
             replayed = steps.replay(platform, requests, swap, stage.count(requests))
             found["replay"] = replayed
+        with stage.step("refuse", "gate: a worse challenger is refused"):
+            worse = steps.request(platform, steps.not_champion(platform, first.version, second.version), author)
+            found.setdefault("refusals", []).append(_worse_challenger(worse))
         with stage.step("monitor", "inference log, drift and live quality"):
             in_log, rows = steps.logged(platform, replayed.prefix)
             found["inference_log"] = {"requests": in_log, "rows": rows}
@@ -171,6 +178,24 @@ def _silence_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _own_approval(author: Platform, promotion: Promotion) -> dict[str, Any]:
+    """The requester, who is an approver, approves their own promotion: the registry must refuse."""
+    try:
+        author.promotions.approve(promotion.promotion_id, promotion.subject_digest)
+    except Forbidden as e:
+        return {"what": "the requester's own approval", "version": promotion.version, "reasons": [str(e)]}
+    raise Conflict(f"promotion {promotion.promotion_id} was approved by its own requester: four eyes do not hold")
+
+
+def _worse_challenger(promotion: Promotion) -> dict[str, Any]:
+    if promotion.state is not PromotionState.REJECTED:
+        raise Conflict(
+            f"promotion {promotion.promotion_id} of a worse version is {promotion.state}: the gates are open"
+        )
+    reasons = [f"{gate.gate}: {gate.reason}" for gate in promotion.gates if gate.verdict is Verdict.FAIL]
+    return {"what": "a worse challenger", "version": promotion.version, "reasons": reasons}
+
+
 def _promotion(promotion: Promotion) -> dict[str, Any]:
     return {
         "version": promotion.version,
@@ -183,7 +208,14 @@ def _promotion(promotion: Promotion) -> dict[str, Any]:
 
 
 def _model(version: ModelVersion) -> dict[str, Any]:
-    return {"version": version.version, "digest": version.digest, "run_id": version.run_id, "metrics": version.metrics}
+    return {
+        "version": version.version,
+        "digest": version.digest,
+        "format": version.format,
+        "statement": version.statement,
+        "run_id": version.run_id,
+        "metrics": version.metrics,
+    }
 
 
 def _drift(report: DriftReport) -> dict[str, Any]:
@@ -214,6 +246,8 @@ def _tables(result: dict[str, Any], file: Path) -> list[Any]:
             f"model version {model['version']}",
             f"holdout AUC {auc:.3f}, {promotion['state']}{by}{'; '.join(['', *failed])}",
         )
+    for refusal in result["refusals"]:
+        what.add_row("refused", f"{refusal['what']}, version {refusal['version']}: {'; '.join(refusal['reasons'])}")
     versions = ", ".join(f"{count} by version {version}" for version, count in replay["by_version"].items())
     what.add_row("replay", f"{replay['requests']} requests, {replay['failed']} failed: {versions}")
     what.add_row("latency", f"p50 {replay['p50_ms']:.1f} ms, p99 {replay['p99_ms']:.1f} ms")

@@ -122,7 +122,7 @@ def train(platform: Platform, recipe: Recipe) -> str:
         **TrainPlan.resources(context.settings.train),
     )
     result = train_model(plan, context.tables, context.tracking)
-    store = ArtifactStore(context.settings.artifacts_root)
+    store = ArtifactStore.of(context.settings)
     bundle = store.put_tree(result.folder, "model")
     baseline = store.put_bytes(_baseline(context, plan, result.folder), "profile")
     Run(context.tracking, result.run_id).set_tags(
@@ -197,13 +197,18 @@ def _parity(platform: Platform, version: int) -> ParityEvidence | None:
 
 def _holdout_metrics(context: Context, version: ModelVersion, training_set: TrainingSet) -> dict[str, float]:
     folder = context.settings.home / "checkouts" / version.digest.removeprefix("sha256:")[:16]
-    bundle = ArtifactStore(context.settings.artifacts_root).checkout(version.digest, folder)
+    bundle = ArtifactStore.of(context.settings).checkout(version.digest, folder)
     return evaluation.evaluate(bundle, context.tables, training_set, HOLDOUT_FROM)
 
 
 def request(platform: Platform, version: int, author: Platform, alias: str = ALIAS) -> Promotion:
     """Ask, in the name of ``author``, to point the alias at a version; the gates decide on fresh evidence."""
     return author.promotions.request(MODEL, version, alias, evaluate(platform, version, alias))
+
+
+def not_champion(platform: Platform, first: int, second: int) -> int:
+    """Which of two versions the alias does not point at."""
+    return first if platform.aliases.get(MODEL, ALIAS).version == second else second
 
 
 def serve(platform: Platform, alias: str = ALIAS) -> Endpoint:
@@ -273,11 +278,13 @@ def report(platform: Platform, versions: list[int], replayed: ReplayReport) -> l
 
 @contextmanager
 def people(platform: Platform) -> Iterator[tuple[Platform, Platform]]:
-    """Two persons with tokens of their own, (author, approver), over HTTP; the tokens end with the block."""
+    """Two persons with tokens of their own, (author, approver), over HTTP; the tokens end with the block.
+
+    Both are approvers, and yet neither can approve what they asked for themselves."""
     made = []
     try:
-        for name, role in (("demo-author", Role.DEVELOPER), ("demo-approver", Role.APPROVER)):
-            made.append(platform.tokens.create(name, role, datetime.now(UTC) + timedelta(hours=2)))
+        for name in ("demo-author", "demo-approver"):
+            made.append(platform.tokens.create(name, Role.APPROVER, datetime.now(UTC) + timedelta(hours=2)))
         author, approver = (Platform(platform.url, token=token.secret) for token in made)
         yield author, approver
     finally:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 from rayplat import identity
-from rayplat.errors import Unauthenticated
+from rayplat.errors import RayplatError, Unauthenticated
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings
 from rayplat.types import Principal
 
+if TYPE_CHECKING:
+    from rayplat.registry.calls import Registry
+
 
 def context(settings: Settings, mlflow_url: str, serve_url: str, principal: Principal) -> Context:
     """A context for ``principal``. The process must be connected to Ray (`rayplat.platform.ray_node.connect`)."""
+    from rayplat.artifacts.store import ArtifactStore
     from rayplat.data.feature_store import FeatureStore
     from rayplat.data.tables import Tables
     from rayplat.registry.client import RegistryClient
@@ -22,17 +31,40 @@ def context(settings: Settings, mlflow_url: str, serve_url: str, principal: Prin
         tables=Tables(settings.tables_uri, settings.data.storage_options),
         tracking=Tracking(mlflow_url),
         features=FeatureStore(settings),
+        artifacts=ArtifactStore.of(settings),
         serve_url=serve_url,
         principal=principal,
     )
 
 
-def principal_of(secret: str) -> Principal:
-    """Who a token belongs to, asked of the registry. Raises `Unauthenticated`."""
+def principal_of(settings: Settings, secret: str) -> Principal:
+    """Who a token belongs to. Raises `Unauthenticated`."""
     from rayplat.registry.client import RegistryClient
-    from rayplat.registry.record import tokens
 
-    principal = RegistryClient.connect().read(tokens.authenticate, identity.hash_token(secret))
+    principal = authenticator(settings, RegistryClient.connect())(secret)
     if principal is None:
         raise Unauthenticated("this token is not known, has expired or was revoked")
     return principal
+
+
+def authenticator(settings: Settings, registry: Registry) -> Callable[[str], Principal | None]:
+    """Who a secret belongs to, None for nobody's: the registry knows platform tokens, the provider in settings the
+    others. That a platform token was used is noted, at most once a minute."""
+    from rayplat.oidc import Oidc
+    from rayplat.registry.record import tokens
+
+    provider = None if settings.identity.oidc is None else Oidc(settings.identity.oidc)
+    last_use = identity.LastUse()
+
+    def authenticate(secret: str) -> Principal | None:
+        if identity.is_jwt(secret):
+            return None if provider is None else provider.principal(secret)
+        token_hash = identity.hash_token(secret)
+        principal = registry.read(tokens.authenticate, token_hash)
+        noted = {} if principal is None else last_use.note(token_hash, datetime.now(UTC))
+        if noted:
+            with contextlib.suppress(RayplatError):  # a database that takes no write is no reason to refuse a reader
+                registry.write(tokens.used, noted)
+        return principal
+
+    return authenticate

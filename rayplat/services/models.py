@@ -1,15 +1,22 @@
-"""Verbs on registered models, their versions and their aliases."""
+"""Verbs on registered models and their versions."""
 
 from __future__ import annotations
 
-from rayplat.registry.candidate import Candidate
-from rayplat.registry.record import aliases, versions
+import re
+
+from rayplat.errors import InvalidInput
+from rayplat.registry import comparison
+from rayplat.registry.record import aliases, pins, versions
+from rayplat.services import registration
+from rayplat.services.registration import Verified
 from rayplat.services.verbs import Noun, route
-from rayplat.types import AliasHead, ModelVersion, Role, TableVersion
+from rayplat.types import ModelDiff, ModelVersion, RecordPin, Role, TableVersion
+
+_REFERENCE = re.compile(r"(?P<model>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
 
 class Models(Noun):
-    """Registered models: versions never change, aliases move by promotion only."""
+    """Registered models: a version is its content, and never changes."""
 
     NAME = "models"
 
@@ -28,7 +35,7 @@ class Models(Noun):
         """One version. Raises NotFound."""
         return self._context.registry.read(versions.get, model, version)
 
-    @route("POST", "/models/{model}/versions", Role.DEVELOPER)
+    @route("POST", "/models/{model}/versions", Role.DEVELOPER, long=True)
     def register(
         self,
         model: str,
@@ -39,24 +46,63 @@ class Models(Noun):
         metrics: dict[str, float] | None = None,
         baseline: str | None = None,
     ) -> ModelVersion:
-        """Register a bundle of the artifact store by its digest; the same digest again returns the version it has.
+        """Register and sign a tree of the artifact store by its digest; the same digest again returns its version.
 
-        ``training_set`` and ``baseline`` are digests; ``pins`` the table versions it was trained on.
-        """
-        candidate = Candidate(model, digest, run_id, training_set, pins, metrics or {}, baseline)
-        return self._context.registry.write(versions.register, candidate, by=self._context.principal)
+        ``training_set`` and ``baseline`` are digests; ``pins`` the table versions it was trained on. Raises NotFound
+        for bytes that are not in the store, InvalidInput for a tree that is no model."""
+        candidate = registration.candidate(
+            self._context, model, digest, run_id, training_set, pins, metrics or {}, baseline
+        )
+        return registration.register(self._context, candidate)
 
-    @route("GET", "/models/{model}/aliases", Role.VIEWER)
-    def aliases(self, model: str) -> tuple[AliasHead, ...]:
-        """Where each alias of the model points."""
-        return tuple(self._context.registry.read(aliases.of_model, model))
+    @route("GET", "/model-diff", Role.VIEWER, long=True)
+    def diff(self, a: str, b: str, *, everything: bool = False) -> ModelDiff:
+        """What differs from version ``a`` to ``b``, each ``model/3`` or ``model@champion``."""
+        return comparison.diff(
+            self._found(a), self._found(b), self._context.artifacts, self._context.tracking, everything
+        )
 
-    @route("GET", "/models/{model}/aliases/{alias}", Role.VIEWER)
-    def alias(self, model: str, alias: str) -> AliasHead:
-        """Where one alias points. Raises NotFound."""
-        return self._context.registry.read(aliases.get, model, alias)
+    @route("POST", "/models/{model}/versions/{version}/verify", Role.VIEWER, long=True)
+    def verify(self, model: str, version: int) -> Verified:
+        """Read a version's bytes and check its signed statement against the record. Raises Corrupt, NotTrusted."""
+        return registration.verify(self._context, self.version(model, version))
 
-    @route("GET", "/models/{model}/aliases/{alias}/history", Role.VIEWER)
-    def history(self, model: str, alias: str) -> tuple[AliasHead, ...]:
-        """Every move of an alias, newest first: who, when, by which promotion."""
-        return tuple(self._context.registry.read(aliases.history, model, alias))
+    @route("POST", "/models/{model}/versions/{version}/retire", Role.DEVELOPER)
+    def retire(self, model: str, version: int, reason: str) -> ModelVersion:
+        """Let no alias be pointed at a version any more, until it is restored; refused while something points at it."""
+        return self._context.registry.write(versions.retire, model, version, reason, by=self._context.principal)
+
+    @route("POST", "/models/{model}/versions/{version}/restore", Role.DEVELOPER)
+    def restore(self, model: str, version: int, reason: str) -> ModelVersion:
+        """Take a retirement back."""
+        return self._context.registry.write(versions.restore, model, version, reason, by=self._context.principal)
+
+    @route("POST", "/models/{model}/versions/{version}/delete", Role.APPROVER)
+    def delete(self, model: str, version: int, reason: str) -> ModelVersion:
+        """Give a version up for good; its number stays. Refused while an alias, a pin or a promotion points at it."""
+        return self._context.registry.write(versions.delete, model, version, reason, by=self._context.principal)
+
+    @route("GET", "/models/{model}/versions/{version}/pins", Role.VIEWER)
+    def pins(self, model: str, version: int) -> tuple[RecordPin, ...]:
+        """Who wants a version kept, and why."""
+        return tuple(self._context.registry.read(pins.listed, "version", f"{model}/{version}"))
+
+    @route("POST", "/models/{model}/versions/{version}/pins", Role.DEVELOPER)
+    def pin(self, model: str, version: int, reason: str) -> RecordPin:
+        """Keep a version until you unpin it: it can be neither retired nor deleted."""
+        target = f"{model}/{version}"
+        return self._context.registry.write(pins.pin, "version", target, reason, by=self._context.principal)
+
+    @route("DELETE", "/models/{model}/versions/{version}/pins", Role.DEVELOPER)
+    def unpin(self, model: str, version: int, by: str | None = None) -> None:
+        """Take your pin away; only an admin takes away those of another holder (``by``)."""
+        self._context.registry.write(pins.unpin, "version", f"{model}/{version}", by, by=self._context.principal)
+
+    def _found(self, reference: str) -> ModelVersion:
+        named = _REFERENCE.fullmatch(reference)
+        if named is None:
+            raise InvalidInput("version", f"{reference[:80]!r} is neither like model/3 nor like model@champion")
+        if named["version"] is not None:
+            return self.version(named["model"], int(named["version"]))
+        head = self._context.registry.read(aliases.get, named["model"], named["alias"])
+        return self.version(head.model, head.version)

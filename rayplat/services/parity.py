@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.artifacts import bundle
-from rayplat.artifacts.store import ArtifactStore
 from rayplat.data import parity
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
@@ -57,7 +56,7 @@ def measure(context: Context, model: str, version: int, sample: Sample, toleranc
     if not 0 <= tolerance < 1:
         raise InvalidInput("tolerance", f"{tolerance} is no relative difference of at least 0 and below 1")
     registered = context.registry.read(versions.get, model, version)
-    spec = bundle.spec_of(ArtifactStore(context.settings.artifacts_root), registered.digest)
+    spec = bundle.spec_of(context.artifacts, registered.digest)
     if not spec.views:
         raise InvalidInput("model", f"version {version} of {model!r} looks nothing up: there is nothing to compare")
     views = [context.features.declaration(name, digest) for name, digest in spec.views.items()]

@@ -8,17 +8,25 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.errors import InvalidInput, StillRunning, Unavailable, by_code
+from rayplat.errors import StillRunning, Unavailable
+from rayplat.services.artifacts import Artifacts
+from rayplat.services.http import request
+from rayplat.services.transfer import RemoteArtifacts
 from rayplat.services.verbs import Noun, Verb, verbs
 
 if TYPE_CHECKING:
     import httpx
 
 
+# Nouns with methods that are no verbs, and need requests of their own.
+OVER_HTTP: dict[type[Noun], type[Noun]] = {Artifacts: RemoteArtifacts}
+
+
 def remote(noun: type[Noun], http: httpx.Client) -> Any:
     """An object with the verbs of ``noun`` that speaks HTTP; it returns and raises what the local one does."""
     methods = {verb.name: _method(verb, http) for verb in verbs(noun)}
-    return type(f"Remote{noun.__name__}", (noun,), {"__init__": lambda self: None, **methods})()
+    base = OVER_HTTP.get(noun, noun)
+    return type(f"Remote{noun.__name__}", (base,), {"__init__": lambda self: None, "_http": http, **methods})()
 
 
 def _method(verb: Verb, http: httpx.Client) -> Callable[..., Any]:
@@ -59,24 +67,3 @@ def _ended(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.R
             return request(http, method, path, **kwargs)
         except StillRunning:
             continue  # the platform made us wait for it already
-
-
-def request(http: httpx.Client, method: str, path: str, **kwargs: Any) -> httpx.Response:
-    """Send it; an HTTP error becomes the error of our tree that it describes."""
-    import httpx
-
-    try:
-        answer = http.request(method, path, **kwargs)
-    except httpx.TimeoutException as e:
-        raise Unavailable("the platform", f"no answer from {http.base_url} within its time") from e
-    except httpx.HTTPError as e:
-        raise Unavailable("the platform", f"{http.base_url} cannot be reached ({e}); is it up?") from e
-    except ValueError as e:
-        raise InvalidInput("request", f"cannot be sent as JSON: {e}") from e
-    if answer.status_code >= 400:
-        try:
-            body = answer.json()
-        except ValueError:
-            body = {"error": answer.text[:300] or answer.reason_phrase}
-        raise by_code(body.get("code", ""), body.get("args", []), str(body.get("error")), answer.status_code)
-    return answer

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from rayplat.types import Principal, Role
 
 if TYPE_CHECKING:
+    from rayplat.artifacts.store import ArtifactStore
     from rayplat.data.feature_store import FeatureStore
     from rayplat.data.tables import Tables as DeltaTables
     from rayplat.registry.calls import Registry
@@ -60,6 +61,7 @@ class Context:
     tables: DeltaTables
     tracking: Tracking
     features: FeatureStore
+    artifacts: ArtifactStore
     serve_url: str
     principal: Principal
 

@@ -16,6 +16,7 @@ import uvicorn
 from rayplat import identity
 from rayplat import settings as settings_module
 from rayplat.api.app import Backend, build
+from rayplat.artifacts.store import ArtifactStore
 from rayplat.data.feature_store import FeatureStore
 from rayplat.data.tables import Tables
 from rayplat.platform.processes import wait_until
@@ -53,6 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         Tables(settings.tables_uri),
         tracking,
         features,
+        ArtifactStore.of(settings),
         "http://serve",
         Principal("admin-person", Role.ADMIN),
     )

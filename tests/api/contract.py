@@ -35,10 +35,10 @@ class ClientContract:
         assert platform.models.version(model, versions[0].version) == versions[0]
 
     def test_alias_and_history(self, platform: Any, model: str) -> None:
-        head = platform.models.alias(model, "champion")
+        head = platform.aliases.get(model, "champion")
         assert isinstance(head, AliasHead)
-        assert head in platform.models.aliases(model)
-        history = platform.models.history(model, "champion")
+        assert head in platform.aliases.list(model)
+        history = platform.aliases.history(model, "champion")
         assert history[0] == head
         assert [h.generation for h in history] == sorted((h.generation for h in history), reverse=True)
         assert head.moved_at.tzinfo is not None
@@ -49,7 +49,7 @@ class ClientContract:
         with pytest.raises(NotFound):
             platform.models.version(model, 999_999)
         with pytest.raises(NotFound):
-            platform.models.alias(model, "no-such-alias")
+            platform.aliases.get(model, "no-such-alias")
         with pytest.raises(NotFound):
             platform.tables.get("no_such_table")
         with pytest.raises(NotFound):

@@ -34,7 +34,7 @@ def features(settings: Settings) -> Features:
     tables = apply_all(settings)
     tables.create("flights", flights())
     store, nobody = FeatureStore(settings), Principal("ann", Role.DEVELOPER)
-    return Features(Context(settings, None, tables, None, store, "", nobody))  # type: ignore[arg-type]
+    return Features(Context(settings, None, tables, None, store, None, "", nobody))  # type: ignore[arg-type]
 
 
 def test_materialize_push_and_read(features: Features) -> None:

@@ -68,10 +68,11 @@ class World:
         stored = {"format": "rayplat-bundle/1", "spec": spec, "encoding": {"vocabularies": words}, "example": {}}
         folder.mkdir()
         (folder / "rayplat.json").write_text(json.dumps(stored))
-        digest = ArtifactStore(self.settings.artifacts_root).put_tree(folder, "model").digest
+        store = ArtifactStore.of(self.settings)
+        digest = store.put_tree(folder, "model").digest
         known = registry(shutil.copy(self.database, folder.with_suffix(".db")), DIGEST, digest)
         who = Principal("ann", Role.DEVELOPER)
-        return Features(Context(self.settings, known, self.tables, None, self.store, "", who))  # type: ignore[arg-type]
+        return Features(Context(self.settings, known, self.tables, None, self.store, store, "", who))  # type: ignore[arg-type]
 
     def ask(
         self, service: str, keys: list[str], at: datetime, features: tuple[FeatureSpec, ...], **given: list[Any]

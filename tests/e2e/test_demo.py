@@ -77,9 +77,9 @@ def test_a_second_person_approved_each_move(live: Live) -> None:
     assert len(moved) == 2
     for promotion in moved:
         assert {a.approver for a in promotion.approvals}.isdisjoint({promotion.requester})
-    head = live.client().models.alias(MODEL, "champion")
+    head = live.client().aliases.get(MODEL, "champion")
     assert str(head.version) in live.result["replay"]["by_version"]
-    generations = [h.generation for h in live.client().models.history(MODEL, "champion")]
+    generations = [h.generation for h in live.client().aliases.history(MODEL, "champion")]
     assert generations == list(range(len(generations), 0, -1))
 
 

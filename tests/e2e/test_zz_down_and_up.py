@@ -15,7 +15,7 @@ MODEL = "flight-delay"
 def test_down_ends_everything_and_up_finds_all_of_it(live: Live) -> None:
     client = live.client()
     key = client.tables.head("flights", limit=1)[0]["flight"]
-    head, tables = client.models.alias(MODEL, "champion"), client.tables.list()
+    head, tables = client.aliases.get(MODEL, "champion"), client.tables.list()
     asked = [client.predict(MODEL, [key]).request_id for _ in range(20)]
     mark = state.require(live.rayplat.home).mark
 
@@ -27,7 +27,7 @@ def test_down_ends_everything_and_up_finds_all_of_it(live: Live) -> None:
     started = live.rayplat.json("up")["started"]
     assert "endpoints" in started
     again = Platform(str(state.require(live.rayplat.home).serve_url), token=live.token)
-    assert again.models.alias(MODEL, "champion") == head
+    assert again.aliases.get(MODEL, "champion") == head
     before = {t.name: t.latest.version for t in tables if t.name != "inference_log"}
     assert {t.name: t.latest.version for t in again.tables.list() if t.name in before} == before
     assert again.predict(MODEL, [key]).version == head.version
