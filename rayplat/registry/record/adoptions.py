@@ -121,7 +121,8 @@ def _number(connection: Connection, imported: Imported) -> int:
     row = mlflow_rows.made(connection, name, imported.number)
     if imported.number not in taken and row in (None, (imported.source, imported.made_ms)):
         return imported.number
-    return max(*taken, 0, mlflow_rows.last_version(connection, name), imported.last_number) + 1
+    last: int = max(*taken, 0, mlflow_rows.last_version(connection, name), imported.last_number)
+    return last + 1
 
 
 def _add(tx: Tx, imported: Imported, new: ModelVersion, by: Principal) -> None:

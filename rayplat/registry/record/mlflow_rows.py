@@ -31,7 +31,13 @@ def _table(name: str, **columns: Any) -> sa.Table:
 
 # What is used of MLflow's tables: to ask MLflow for them would cost its import, 2 to 4 s at the actor's every start.
 # A test compares them with MLflow's own.
-_MODELS = _table("registered_models", creation_time=sa.BigInteger, last_updated_time=sa.BigInteger)
+_MODELS = _table(
+    "registered_models",
+    creation_time=sa.BigInteger,
+    last_updated_time=sa.BigInteger,
+    description=sa.String(5000),
+)
+_MODEL_TAGS = _table("registered_model_tags", key=sa.String(250), value=sa.String(5000))
 _VERSIONS = _table(
     "model_versions",
     version=sa.Integer,
@@ -48,7 +54,7 @@ _VERSIONS = _table(
 )
 _VERSION_TAGS = _table("model_version_tags", version=sa.Integer, key=sa.String(250), value=sa.Text)
 _ALIASES = _table("registered_model_aliases", alias=sa.String(256), version=sa.Integer)
-TABLES = (_MODELS, _VERSIONS, _VERSION_TAGS, _ALIASES)
+TABLES = (_MODELS, _MODEL_TAGS, _VERSIONS, _VERSION_TAGS, _ALIASES)
 
 
 def ensure_tables(engine: sa.Engine) -> None:
@@ -112,23 +118,23 @@ def add_version(connection: Connection, version: ModelVersion, artifacts_root: s
 
 
 def made(connection: Connection, model: str, version: int) -> tuple[str | None, int | None] | None:
-    """(source, creation in milliseconds) of a version MLflow has here, deleted or not; None where the number is free."""
-    table = _table("model_versions")
-    key = {"workspace": _workspace(), "name": model, "version": version}
-    row = connection.execute(sa.select(table.c.source, table.c.creation_time).where(_same(table, key))).first()
+    """(source, creation in milliseconds) of a version here, also a deleted one; None where the number is free."""
+    key = {"workspace": _WORKSPACE, "name": model, "version": version}
+    found = sa.select(_VERSIONS.c.source, _VERSIONS.c.creation_time).where(_same(_VERSIONS, key))
+    row = connection.execute(found).first()
     return None if row is None else (row.source, row.creation_time)
 
 
 def describe_version(connection: Connection, version: ModelVersion, description: str, tags: dict[str, str]) -> None:
     """Add words and tags to a version's row; what it has and what the record writes stay."""
-    key = {"workspace": _workspace(), "name": version.model, "version": version.version}
-    _describe(connection, _table("model_versions"), _table("model_version_tags"), key, description, tags)
+    key = {"workspace": _WORKSPACE, "name": version.model, "version": version.version}
+    _describe(connection, _VERSIONS, _VERSION_TAGS, key, description, tags)
 
 
 def describe_model(connection: Connection, model: str, description: str, tags: dict[str, str]) -> None:
     """The same for a model."""
-    key = {"workspace": _workspace(), "name": model}
-    _describe(connection, _table("registered_models"), _table("registered_model_tags"), key, description, tags)
+    key = {"workspace": _WORKSPACE, "name": model}
+    _describe(connection, _MODELS, _MODEL_TAGS, key, description, tags)
 
 
 def _describe(
