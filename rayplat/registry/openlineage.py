@@ -56,6 +56,7 @@ _ENDS = {
     _S.STALE: _E.ABORT,
     _S.CANCELLED: _E.ABORT,
 }
+_BEGINNINGS = ("promotion.request", "promotion.break_glass")
 _AFTERWARDS = (_S.SUPERSEDED, _S.ROLLED_BACK)  # the promotion's own run ended when it went live
 _STATUS = {Verdict.PASS: ("pass", "error"), Verdict.FAIL: ("fail", "error"), Verdict.WAIVED: ("fail", "warn")}
 
@@ -178,8 +179,9 @@ class Events:
         outputs = () if found.head is None else (_output(self._alias(found.head)),)
         job = f"promote/{asked.model}@{asked.alias}"
         work = _Work(job, _uuid("promotion", promotion_node(asked.promotion_id)), _inputs(inputs), outputs)
-        events = [self._event(work, _E.START, asked.created_at)] if found.entry.at == asked.created_at else []
-        if state in _AFTERWARDS or state is _S.REQUESTED:
+        events = [self._event(work, _E.START, asked.created_at)] if found.entry.action in _BEGINNINGS else []
+        over = state in _AFTERWARDS or (state is _S.LIVE and found.head is None)
+        if over or state is _S.REQUESTED:
             return events
         about: dict[str, Any] = {}
         if asked.gates:
@@ -319,7 +321,7 @@ def _dataset(namespace: str, name: str, version: str, columns: Columns = ()) -> 
     }
     if columns:
         fields = [
-            facets.schema_dataset.SchemaDatasetFacetFields(column, kind, ordinal_position=place)
+            facets.schema_dataset.SchemaDatasetFacetFields(column, kind, ordinal_position=place, fields=None)
             for place, (column, kind) in enumerate(columns, 1)
         ]
         about["schema"] = facets.schema_dataset.SchemaDatasetFacet(fields, producer=PRODUCER)
