@@ -13,11 +13,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from rayplat.errors import Forbidden, Unauthenticated
-from rayplat.types import Principal, Role
+from rayplat.types import Principal, PrincipalKind, Role
 
 _SECRET = re.compile(r"rpt_([0-9a-f]{12})_[0-9a-f]{64}")
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
+_MAX_JWT = 16_384
 
 
 def new_token() -> tuple[str, str]:
@@ -36,8 +39,14 @@ def same_hash(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
-def bearer(source: Mapping[str, str] | str | bytes | None) -> str:
-    """The secret of an ``Authorization`` header (its value, or a mapping of headers). Raises `Unauthenticated`."""
+def is_jwt(secret: str) -> bool:
+    """Whether this has the form of a signed JSON web token (RFC 7519), which an identity provider may have given."""
+    return len(secret) <= _MAX_JWT and _JWT.fullmatch(secret) is not None
+
+
+def bearer(source: Mapping[str, str] | str | bytes | None, jwt: bool = False) -> str:
+    """The secret of an ``Authorization`` header (its value, or a mapping of headers): a platform token, or with
+    ``jwt`` also a JSON web token. Raises `Unauthenticated`."""
     if isinstance(source, Mapping):
         source = next((v for k, v in source.items() if k.lower() == "authorization"), None)
     if not source:
@@ -45,7 +54,7 @@ def bearer(source: Mapping[str, str] | str | bytes | None) -> str:
     text = source.decode("latin-1") if isinstance(source, bytes) else source
     scheme, _, secret = text.strip().partition(" ")
     secret = secret.strip()
-    if scheme.lower() != "bearer" or not _SECRET.fullmatch(secret):
+    if scheme.lower() != "bearer" or not (_SECRET.fullmatch(secret) or (jwt and is_jwt(secret))):
         raise Unauthenticated("the Authorization header holds no platform token: send 'Bearer rpt_...'")
     return secret
 
@@ -56,6 +65,31 @@ def require(principal: Principal | None, role: Role) -> None:
         raise Unauthenticated()
     if not principal.role.includes(role):
         raise Forbidden(principal.name, f"it needs the role {role.value}, the token has {principal.role.value}")
+
+
+def require_person(principal: Principal) -> None:
+    """Nothing, or `Forbidden` for a service: what two pairs of eyes decide takes a person's."""
+    if principal.kind is not PrincipalKind.PERSON:
+        raise Forbidden(principal.name, "it is a service account, and only a person may approve")
+
+
+class LastUse:
+    """When tokens were last used, gathered so that it is written at most every ``every_s`` seconds for each token."""
+
+    def __init__(self, every_s: float = 60.0, size: int = 4096) -> None:
+        self._every_s, self._size = every_s, size
+        self._told: OrderedDict[str, datetime] = OrderedDict()
+
+    def note(self, token_hash: str, at: datetime) -> dict[str, datetime]:
+        """What is to be written now that this token was used at ``at``; empty where that can wait."""
+        told = self._told.get(token_hash)
+        if told is not None and (at - told).total_seconds() < self._every_s:
+            return {}
+        self._told[token_hash] = at
+        self._told.move_to_end(token_hash)
+        while len(self._told) > self._size:
+            self._told.popitem(last=False)
+        return {token_hash: at}
 
 
 class TokenCache:

@@ -17,18 +17,18 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     """The ASGI application, built inside the replica, where the registry is reached by name."""
     from rayplat import logs
     from rayplat.api.app import Backend, build
-    from rayplat.registry.record import tokens
     from rayplat.services import local
 
     logs.set_up()
     nobody = Principal("nobody", Role.VIEWER)
     context = local.context(settings, mlflow_url, serve_url, nobody)
     checked = identity.TokenCache(settings.serve.token_cache_s)
+    ask = local.authenticator(settings, context.registry)
 
     def authenticate(secret: str) -> Principal | None:
         known = checked.get(secret)
         if known is None:
-            known = context.registry.read(tokens.authenticate, identity.hash_token(secret))
+            known = ask(secret)
             if known is not None:
                 checked.put(secret, known)
         return known

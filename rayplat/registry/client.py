@@ -18,7 +18,7 @@ from rayplat import actors, identity
 from rayplat.errors import RayplatError, Unavailable
 from rayplat.registry.calls import P, R, Registry, name_of
 from rayplat.settings import Settings
-from rayplat.types import AliasHead, Principal, Role, TokenInfo
+from rayplat.types import AliasHead, Principal, PrincipalKind, Role, TokenInfo
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -120,7 +120,13 @@ class RegistryClient:
 
 
 def create_token(
-    registry: Registry, principal: str, role: Role, by: Principal | None, expires_at: datetime | None = None
+    registry: Registry,
+    principal: str,
+    role: Role,
+    by: Principal | None,
+    expires_at: datetime | None = None,
+    *,
+    kind: PrincipalKind = PrincipalKind.PERSON,
 ) -> tuple[TokenInfo, str]:
     """A token and its secret, which is made here and never sent: the registry gets its hash.
 
@@ -129,7 +135,7 @@ def create_token(
     from rayplat.registry.record import tokens
 
     secret, token_id = identity.new_token()
-    wanted = TokenInfo(token_id, principal, Role(role), datetime.now(UTC), "", expires_at)
+    wanted = TokenInfo(token_id, principal, Role(role), datetime.now(UTC), "", expires_at, kind=PrincipalKind(kind))
     return registry.write(tokens.create, wanted, identity.hash_token(secret), by), secret
 
 

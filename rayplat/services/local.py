@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rayplat import identity
-from rayplat.errors import RayplatError, Unauthenticated
+from rayplat.errors import Unauthenticated
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings
 from rayplat.types import Principal
@@ -49,22 +47,15 @@ def principal_of(settings: Settings, secret: str) -> Principal:
 
 def authenticator(settings: Settings, registry: Registry) -> Callable[[str], Principal | None]:
     """Who a secret belongs to, None for nobody's: the registry knows platform tokens, the provider in settings the
-    others. That a platform token was used is noted, at most once a minute."""
+    others."""
     from rayplat.oidc import Oidc
     from rayplat.registry.record import tokens
 
     provider = None if settings.identity.oidc is None else Oidc(settings.identity.oidc)
-    last_use = identity.LastUse()
 
     def authenticate(secret: str) -> Principal | None:
         if identity.is_jwt(secret):
             return None if provider is None else provider.principal(secret)
-        token_hash = identity.hash_token(secret)
-        principal = registry.read(tokens.authenticate, token_hash)
-        noted = {} if principal is None else last_use.note(token_hash, datetime.now(UTC))
-        if noted:
-            with contextlib.suppress(RayplatError):  # a database that takes no write is no reason to refuse a reader
-                registry.write(tokens.used, noted)
-        return principal
+        return registry.read(tokens.authenticate, identity.hash_token(secret))
 
     return authenticate

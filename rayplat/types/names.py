@@ -30,7 +30,10 @@ def check_alias(alias: str) -> str:
 
 
 def check_principal(name: str) -> str:
-    """``name`` itself, or `InvalidName`: a name as everywhere, or one like an e-mail address, in lower case."""
+    """``name`` itself, or `InvalidName`: a name as everywhere, or one like an e-mail address, in lower case; not
+    ``rayplat``, which is the platform itself."""
+    if name == "rayplat":
+        raise InvalidName("principal", "'rayplat' is the platform itself; choose another name")
     if isinstance(name, str) and "@" in name and ".." not in name and len(name) <= 255 and _EMAIL.fullmatch(name):
         return name
     return check_name("principal", name)

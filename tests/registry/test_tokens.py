@@ -8,7 +8,7 @@ from rayplat import identity
 from rayplat.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, InvalidName, NotFound
 from rayplat.registry.record import audit, tokens
 from rayplat.registry.record.database import Record
-from rayplat.types import Principal, Role, TokenInfo
+from rayplat.types import Principal, PrincipalKind, Role, TokenInfo
 from tests.registry.desk import BOB, ROOT
 
 
@@ -87,3 +87,39 @@ def test_a_repeated_creation_is_one_token_and_a_taken_id_is_refused(record: Reco
     with pytest.raises(AlreadyExists):
         record.write(lambda tx: tokens.create(tx, wanted, identity.hash_token("other"), ROOT))
     assert len(record.read(tokens.listed)) == 1
+
+
+def test_a_service_is_known_as_one_and_nobody_is_both(record: Record) -> None:
+    make(record, "owner", Role.ADMIN, None)
+    secret, token_id = identity.new_token()
+    wanted = TokenInfo(token_id, "ci", Role.APPROVER, datetime.now(UTC), "", kind=PrincipalKind.SERVICE)
+    record.write(lambda tx: tokens.create(tx, wanted, identity.hash_token(secret), ROOT))
+    service = who(record, secret)
+    assert service == Principal("ci", Role.APPROVER, PrincipalKind.SERVICE)
+    with pytest.raises(Forbidden, match="only a person may approve"):
+        identity.require_person(service)
+    identity.require_person(ROOT)
+    with pytest.raises(Conflict, match="ci has a token as a service"):
+        make(record, "ci", Role.VIEWER, ROOT)
+
+
+def test_a_name_may_be_an_e_mail_address_but_not_the_platforms(record: Record) -> None:
+    make(record, "owner", Role.ADMIN, None)
+    make(record, "ann.lee+ml@example.co.uk", Role.DEVELOPER, ROOT)
+    for name in ("Ann@example.com", "ann@", "@example.com", "a@b@c", "ann@exa mple", "änn@example.com", "rayplat"):
+        with pytest.raises(InvalidName, match="principal"):
+            make(record, name, Role.VIEWER, ROOT)
+
+
+def test_the_last_use_is_noted_once_a_minute_and_never_goes_back(record: Record) -> None:
+    _, secret = make(record, "owner", Role.ADMIN, None)
+    token_hash, now, gathered = identity.hash_token(secret), datetime.now(UTC), identity.LastUse(60)
+    assert record.read(tokens.listed)[0].last_used_at is None
+    assert gathered.note(token_hash, now) == {token_hash: now}
+    assert gathered.note(token_hash, now + timedelta(seconds=59)) == {}
+    later = now + timedelta(seconds=60)
+    assert gathered.note(token_hash, later) == {token_hash: later}
+    for at in (later, now):
+        record.write(lambda tx, at=at: tokens.used(tx, {token_hash: at, "0" * 64: at}))
+    assert record.read(tokens.listed)[0].last_used_at == later
+    assert len(record.read(lambda s: audit.listed(s, 10))) == 1

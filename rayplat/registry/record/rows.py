@@ -14,6 +14,7 @@ from rayplat.types import (
     Approval,
     AuditEntry,
     ModelVersion,
+    PrincipalKind,
     Role,
     TableVersion,
     TokenInfo,
@@ -105,6 +106,8 @@ def token_info(row: Row) -> TokenInfo:
         created_by=row.created_by,
         expires_at=None if row.expires_at is None else from_us(row.expires_at),
         revoked_at=None if row.revoked_at is None else from_us(row.revoked_at),
+        kind=PrincipalKind(row.kind),
+        last_used_at=None if row.last_used_at is None else from_us(row.last_used_at),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -12,16 +13,17 @@ from rayplat.identity import require, same_hash
 from rayplat.registry.record import audit, rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import token
-from rayplat.types import Principal, Role, TokenInfo, check_name
+from rayplat.types import Principal, PrincipalKind, Role, TokenInfo, check_principal
 
 PLATFORM = "rayplat"
 
 
 def create(tx: Tx, info: TokenInfo, token_hash: str, by: Principal | None) -> TokenInfo:
-    """Store a token; ``info`` says for whom, which role and until when, the rest of it is set here.
+    """Store a token; ``info`` says for whom, which role and kind and until when, the rest of it is set here.
 
     ``by`` None is the platform making its first token: refused once any token exists. A repeated call (same id, same
-    hash) returns what the first one made.
+    hash) returns what the first one made. Raises `Conflict` where the name is one of the other kind: a service must
+    not pass for a person.
     """
     known = tx.connection.execute(sa.select(token).where(token.c.token_id == info.token_id)).first()
     if known is not None:
@@ -32,18 +34,22 @@ def create(tx: Tx, info: TokenInfo, token_hash: str, by: Principal | None) -> To
         require(by, Role.ADMIN)
     elif tx.connection.scalar(sa.select(sa.func.count()).select_from(token)):
         raise Forbidden("nobody", "only the first token is made without an admin's token")
-    check_name("principal", info.principal)
+    check_principal(info.principal)
     _check_expiry(info.expires_at, tx.at)
+    _check_kind(tx.connection, info)
     made_by = by.name if by is not None else PLATFORM
-    made = TokenInfo(info.token_id, info.principal, Role(info.role), tx.at, made_by, info.expires_at)
+    given = (info.token_id, info.principal, Role(info.role))
+    made = TokenInfo(*given, tx.at, made_by, info.expires_at, kind=PrincipalKind(info.kind))
     columns = {
         **vars(made),
         "role": made.role.value,
+        "kind": made.kind.value,
         "created_at": rows.to_us(made.created_at),
         "expires_at": None if made.expires_at is None else rows.to_us(made.expires_at),
     }
     tx.connection.execute(sa.insert(token).values(**columns, token_hash=token_hash))
-    audit.append(tx, made_by, "token.create", made.token_id, {"principal": made.principal, "role": made.role.value})
+    said = {name: columns[name] for name in ("principal", "role", "kind", "expires_at")}
+    audit.append(tx, made_by, "token.create", made.token_id, said)
     return made
 
 
@@ -75,7 +81,24 @@ def authenticate(connection: Connection, token_hash: str, at: datetime | None = 
     row = connection.execute(valid).first()
     if row is None or not same_hash(row.token_hash, token_hash):
         return None
-    return Principal(row.principal, Role(row.role))
+    return Principal(row.principal, Role(row.role), PrincipalKind(row.kind))
+
+
+def used(tx: Tx, last_used: Mapping[str, datetime]) -> None:
+    """Note when tokens were last used, by their hashes. It is called now and then with what was gathered since, and
+    not audited: nobody decided anything."""
+    for token_hash, at in last_used.items():
+        at_us = rows.to_us(at)
+        older = token.c.last_used_at.is_(None) | (token.c.last_used_at < at_us)
+        same = sa.update(token).where(token.c.token_hash == token_hash, older)
+        tx.connection.execute(same.values(last_used_at=at_us))
+
+
+def _check_kind(connection: Connection, info: TokenInfo) -> None:
+    other = sa.select(token.c.kind).where(token.c.principal == info.principal, token.c.kind != info.kind.value)
+    found = connection.scalar(other.limit(1))
+    if found is not None:
+        raise Conflict(f"{info.principal} has a token as a {found}: give the {info.kind.value} another name")
 
 
 def _valid(at: datetime) -> sa.ColumnElement[bool]:
