@@ -149,8 +149,9 @@ def approve(tx: Tx, promotion_id: str, subject_digest: str | None = None, *, by:
     asked = get(tx.connection, promotion_id)
     promotion.check_approver(asked, _author(tx, asked), by)
     given = Approval(by.name, "approve", asked.subject_digest, tx.at)
+    if asked.state in promotion.OPEN:
+        _check_ground(tx, asked)
     approved = promotion.approve(asked, given, subject_digest)
-    _check_ground(tx, asked)
     store.add_approval(tx, asked, given)
     store.save(tx, asked, approved, by.name)
     store.log(tx, by.name, "promotion.approve", approved, {"missing": promotion.missing(approved)})

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rayplat.registry.gates import custom
+from rayplat.types import GateSpec, Verdict
+from tests.registry.gates.cases import GOOD
+
+SOURCE = """
+import os, subprocess, sys, time
+
+def fine(evidence):
+    print("noise on standard output")
+    return evidence["candidate"]["auc"] > 0.7, f"{evidence['rows']} rows"
+
+def no(evidence):
+    return False
+
+def raises(evidence):
+    raise ValueError("no such column")
+
+def hangs(evidence):
+    time.sleep(600)
+
+def nonsense(evidence):
+    return "yes"
+
+def one(evidence):
+    return 1
+
+def dies(evidence):
+    os._exit(3)
+
+def quits(evidence):
+    os._exit(0)
+
+def forges(evidence):
+    os.write(1, b'{"ok": true, "reason": ""}')
+    os._exit(0)
+
+def peeks(evidence):
+    return "SECRET" in os.environ
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "own_gates.py"
+    file.write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("SECRET", "postgresql://")
+    return file
+
+
+def ask(module: Path, function: str, timeout_s: float = 20.0, digest: str = "") -> tuple[bool, str]:
+    found = digest or "sha256:" + hashlib.sha256(module.read_bytes()).hexdigest()
+    params = {"function": f"own_gates:{function}", "digest": found, "timeout_s": timeout_s}
+    (result,) = custom.run((GateSpec("metric_floor"), GateSpec("custom", params)), GOOD)
+    assert (result.gate, result.stage) == ("custom", "evaluate")
+    return result.verdict is Verdict.PASS, result.reason
+
+
+def test_a_function_of_ones_own_decides_on_the_evidence(module: Path) -> None:
+    assert ask(module, "fine") == (True, "own_gates:fine: 50000 rows")
+    assert ask(module, "no") == (False, "own_gates:no says no")
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("raises", "ValueError: no such column"),
+        ("nonsense", "the function answered 'yes'"),
+        ("one", "the function answered '1'"),
+        ("dies", "ended with 3"),
+        ("quits", "gave no verdict"),
+        ("forges", "gave no verdict"),
+        ("absent", "has no attribute 'absent'"),
+        ("peeks", "says no"),
+    ],
+)
+def test_one_that_raises_dies_or_talks_nonsense_has_failed(module: Path, function: str, said: str) -> None:
+    ok, reason = ask(module, function)
+    assert not ok
+    assert said in reason
+
+
+def test_one_that_hangs_is_ended(module: Path) -> None:
+    began = time.monotonic()
+    assert ask(module, "hangs", timeout_s=0.3) == (False, "own_gates:hangs did not answer within 0.3 s")
+    assert time.monotonic() - began < 10
+
+
+def test_one_whose_source_was_changed_has_failed(module: Path) -> None:
+    before = "sha256:" + hashlib.sha256(module.read_bytes()).hexdigest()
+    module.write_text(SOURCE.replace("> 0.7", "> 0.0"))
+    ok, reason = ask(module, "fine", digest=before)
+    assert not ok
+    assert f"the policy names {before}" in reason
+    module.unlink()
+    sys.modules.pop("own_gates", None)
+    assert "no module 'own_gates'" in ask(module.parent / ".." / __file__, "fine", digest=before)[1]
