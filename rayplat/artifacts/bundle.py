@@ -101,6 +101,11 @@ def spec_of(store: ArtifactStore, digest: str) -> ModelSpec:
     raise NotFound("model bundle", digest, f"the tree holds no {SPEC_FILE}")
 
 
+def parse_spec(content: bytes) -> ModelSpec:
+    """The spec in the bytes of a `SPEC_FILE`. Raises InvalidInput."""
+    return _parse(content)[0]
+
+
 def read_example(folder: Path) -> dict[str, dict[str, list[Any]]]:
     """``{"columns": …, "outputs": …}`` of the stored example, by column."""
     example: dict[str, dict[str, list[Any]]] = _read(folder)[2]

@@ -67,6 +67,7 @@ from rayplat.types.promotion import (
     Waiver,
 )
 from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus, QualityReport
+from rayplat.types.waivers import WaiverInfo
 
 __all__ = [
     "EVENTS",
@@ -150,6 +151,7 @@ __all__ = [
     "VerifyReport",
     "VersionState",
     "Waiver",
+    "WaiverInfo",
     "Webhook",
     "WebhookState",
     "check_alias",

@@ -25,6 +25,8 @@ EVENTS = (
     "promotion.requested",
     "promotion.stale",
     "promotion.superseded",
+    "waiver.created",
+    "waiver.revoked",
 )
 
 

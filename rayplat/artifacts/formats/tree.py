@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +62,24 @@ def folder_tree(folder: Path) -> Tree:
 
 
 def stored_tree(store: ArtifactStore, digest: str) -> Tree:
-    """A tree in ``store``: a file is read as a whole, and hashed, when it is opened."""
+    """A tree in ``store``. A file is fetched, and hashed on the way, when it is first opened, and kept on disk for as
+    long as the tree is held."""
     entries = {entry.path: entry for entry in store.manifest(digest).entries}
     if len(entries) > MAX_FILES:
         raise TooLarge("the model", len(entries), MAX_FILES, "files")
-    return Tree(
-        {path: entry.size for path, entry in entries.items()},
-        lambda path: io.BytesIO(store.get_bytes(entries[path].digest)),
-    )
+    fetched = _Fetched(store)
+    return Tree({path: e.size for path, e in entries.items()}, lambda path: fetched.open(entries[path].digest))
+
+
+class _Fetched:
+    """Objects of a store as files in a folder that goes away with this."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store, self._folder = store, Path(tempfile.mkdtemp(prefix="rayplat-tree-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def open(self, digest: str) -> BinaryIO:
+        path = self._folder / digest.removeprefix("sha256:")
+        if not path.exists():
+            self._store.get_file(digest, path)
+        return path.open("rb")

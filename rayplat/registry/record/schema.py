@@ -299,3 +299,20 @@ adoption = Table(
     Column("version", Integer, nullable=False),
     Column("at", BigInteger, nullable=False),
 )
+
+# --- waivers --------------------------------------------------------------------------------------
+
+waiver = Table(
+    "rp_waiver",
+    metadata,
+    Column("waiver_id", String(16), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("target", String(255), nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=True),
+    Column("revoked_at", BigInteger, nullable=True),
+    Column("revoked_by", Text, nullable=True),
+    Index("rp_waiver_by_target", "kind", "target"),
+)
