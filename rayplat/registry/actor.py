@@ -1,8 +1,9 @@
 """The registry as an actor: the record's single writer, its cache of alias heads, and the notifier of alias moves.
 
 `Registry` is a plain class; `client.start` wraps `RegistryActor`. SQL runs in threads, one for writes and two for
-reads, so a long poll is answered while the database waits for its disk. It loses nothing when it dies: all but
-acknowledgements (which hosts repeat) is in the record, and a call carries an idempotency key, so it can be sent again.
+reads, so a long poll is answered while the database waits for its disk; what comes by itself (`upkeep`, webhooks,
+lineage events) has threads of its own. It loses nothing when it dies: all but acknowledgements (which hosts repeat)
+is in the record, and a call carries an idempotency key, so it can be sent again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import functools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from rayplat import logs
+from rayplat import identity, logs
+from rayplat.registry import lineage_server
 from rayplat.registry.calls import resolve
+from rayplat.registry.dispatcher import Dispatcher
 from rayplat.registry.egress import EgressRules
-from rayplat.registry.record import aliases, mlflow_rows, tokens, versions
+from rayplat.registry.local import LocalRegistry
+from rayplat.registry.record import aliases, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
+from rayplat.registry.upkeep import TICK_S, Upkeep, of_record
 from rayplat.registry.writer import Writer
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, ModelVersion, Principal
@@ -50,13 +56,18 @@ class Registry:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._writer = Writer(self._record)
+        self._last_use = identity.LastUse()
         self._readers = ThreadPoolExecutor(2, "registry-read")
-        self._readers.submit(mlflow_rows.warm)
+        self.local = LocalRegistry(self._record, self._writer)
+        self._upkeep = Upkeep(of_record(self.local))
+        self._keeping_up: asyncio.Task[None] | None = None
         log.info("registry open: epoch %d, %d aliases", self._record.epoch, len(self._heads))
 
     async def read(self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """The answer of the query called ``name`` (`calls.name_of`)."""
         query = resolve(name, "read")
+        if query is tokens.authenticate:
+            return await self.authenticate(*args)
         return await self._read(lambda connection: query(connection, *args, **(kwargs or {})))
 
     async def write(
@@ -75,10 +86,16 @@ class Registry:
         return await self._read(lambda s: aliases.get(s, model, alias))
 
     async def authenticate(self, token_hash: str) -> Principal | None:
-        return await self._read(lambda s: tokens.authenticate(s, token_hash))
+        """Whose token has this hash, and a note that it was used: written later, at most once a minute."""
+        principal = await self._read(lambda s: tokens.authenticate(s, token_hash))
+        noted = self._last_use.note(token_hash, datetime.now(UTC)) if principal is not None else {}
+        if noted:
+            self._writer.submit(lambda tx: tokens.used(tx, noted), None)  # nobody waits for it
+        return principal
 
     async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None:
         """The alias's head as soon as it is newer than ``generation``; None after ``timeout_s`` (at most 60)."""
+        self._keep_up()
         deadline = time.monotonic() + min(timeout_s, _LONGEST_POLL_S)
         self._listeners += 1
         try:
@@ -118,12 +135,28 @@ class Registry:
 
     # --- inside ---------------------------------------------------------------------------------------
 
+    def upkeep(self) -> list[str]:
+        """Do what is due by itself (`upkeep`); called every few seconds in a thread. The names of what was done."""
+        return self._upkeep.tick()
+
+    def _keep_up(self) -> None:
+        """Begin upkeep, once there is an event loop: with the first call."""
+        if self._keeping_up is None:
+            self._loop = asyncio.get_running_loop()
+            self._keeping_up = self._loop.create_task(self._upkeep_for_ever())
+
+    async def _upkeep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await asyncio.to_thread(self.upkeep)
+
     async def _read(self, query: Callable[[Connection], R]) -> R:
+        self._keep_up()
         read = functools.partial(self._record.read, query)
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     async def _write(self, operation: Callable[[Tx], R], key: str | None) -> R:
-        self._loop = asyncio.get_running_loop()
+        self._keep_up()
         return await asyncio.wrap_future(self._writer.submit(operation, key))
 
     def _moved(self, head: AliasHead) -> None:
@@ -132,11 +165,15 @@ class Registry:
             self._loop.call_soon_threadsafe(self._publish, head)
 
     def _publish(self, head: AliasHead) -> None:
-        self._heads[(head.model, head.alias)] = head
+        if head.removed:
+            self._heads.pop((head.model, head.alias), None)
+        else:
+            self._heads[(head.model, head.alias)] = head
         self._changed.set()
         self._changed = asyncio.Event()
         where, by = f"{head.model}@{head.alias}", f"by {head.moved_by}, promotion {head.promotion_id}"
-        log.info("%s moved to version %d, generation %d, %s", where, head.version, head.generation, by)
+        what = "removed from" if head.removed else "moved to"
+        log.info("%s %s version %d, generation %d, %s", where, what, head.version, head.generation, by)
 
 
 class RegistryActor(Registry):
@@ -147,3 +184,10 @@ class RegistryActor(Registry):
         egress = EgressRules.of(settings.events)
         defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch, egress)
         super().__init__(settings.database_url, defaults)
+        self._dispatcher = Dispatcher(self.local, settings.events)
+        threading.Thread(target=self._dispatch, name="registry-events", daemon=True).start()
+        lineage_server.start(self.local, settings.lineage)
+
+    def _dispatch(self) -> None:
+        """Webhooks have a loop of their own: a slow receiver keeps no model host waiting."""
+        asyncio.run(self._dispatcher.run(asyncio.Event()))
