@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rayplat.services.status import Status
     from rayplat.services.tables import Tables
     from rayplat.services.tokens import Tokens
+    from rayplat.services.waivers import Waivers
     from rayplat.services.webhooks import Webhooks
 
 
@@ -66,6 +67,7 @@ class Platform:
     aliases: Aliases
     policies: Policies
     promotions: Promotions
+    waivers: Waivers
     audit: Audit
     endpoints: Endpoints
     monitors: Monitors

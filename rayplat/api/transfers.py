@@ -1,6 +1,7 @@
 """Bytes of artifacts over HTTP. Uploads come in parts, so each request is short, and a broken transfer goes on.
 
-Parts are collected (`rayplat.services.spool`) and handed to the artifact store, which hashes them, with the last one. A download is one stream, from where the receiver's file ends; the receiver checks the digest.
+Parts are collected (`rayplat.services.spool`) and handed to the artifact store, which hashes them, with the last one.
+A download is one stream, from where the receiver's file ends; the receiver checks the digest.
 """
 
 from collections.abc import Callable

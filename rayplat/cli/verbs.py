@@ -29,6 +29,7 @@ GROUPS = {
     "aliases": "alias",
     "policies": "policy",
     "promotions": "promotion",
+    "waivers": "waiver",
     "endpoints": "serve",
     "monitors": "monitor",
     "audit": "audit",

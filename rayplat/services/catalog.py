@@ -17,6 +17,7 @@ from rayplat.services.status import Status
 from rayplat.services.tables import Tables
 from rayplat.services.tokens import Tokens
 from rayplat.services.verbs import Noun
+from rayplat.services.waivers import Waivers
 from rayplat.services.webhooks import Webhooks
 
 NOUNS: tuple[type[Noun], ...] = (
@@ -28,6 +29,7 @@ NOUNS: tuple[type[Noun], ...] = (
     Aliases,
     Policies,
     Promotions,
+    Waivers,
     Audit,
     Endpoints,
     Monitors,

@@ -5,7 +5,7 @@ What it finds is written in the platform's name. Each step is left out where it 
 
 from __future__ import annotations
 
-from rayplat.registry import documents
+from rayplat.registry import documents, verification
 from rayplat.registry.gates import custom
 from rayplat.registry.promotion import OPEN
 from rayplat.registry.record import promotions
@@ -29,9 +29,7 @@ def examine(context: Context, asked: Promotion, again: bool = False) -> Promotio
 
 
 def _verified(context: Context, asked: Promotion) -> Promotion:
-    from rayplat.registry.verification import verify_promotion
-
-    found = verify_promotion(context.registry, context.artifacts, context.settings, asked)
+    found = verification.verify_promotion(context.registry, context.artifacts, context.settings, asked)
     return context.registry.write(promotions.record_verification, asked.promotion_id, found, by=_PLATFORM)
 
 

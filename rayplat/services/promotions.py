@@ -73,8 +73,8 @@ class Promotions(Noun):
 
     @route("POST", "/promotions/{promotion_id}/verify", Role.DEVELOPER, long=True)
     def verify(self, promotion_id: str) -> Promotion:
-        """Let the platform look at bytes, signature, format and custom gates again, where it could not before."""
-        return examination.examine(self._context, self.get(promotion_id))
+        """Let the platform look at bytes, signature and format again; another outcome makes a promotion stale."""
+        return examination.examine(self._context, self.get(promotion_id), again=True)
 
     @route("POST", "/promotions/{promotion_id}/experiment", Role.DEVELOPER)
     def experiment(self, promotion_id: str, design: ExperimentDesign) -> Experiment:

@@ -8,7 +8,7 @@ from datetime import datetime
 from rayplat.registry.client import create_token
 from rayplat.registry.record import tokens
 from rayplat.services.verbs import Noun, route
-from rayplat.types import Role, TokenInfo
+from rayplat.types import PrincipalKind, Role, TokenInfo
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,16 @@ class Tokens(Noun):
         return tuple(self._context.registry.read(tokens.listed))
 
     @route("POST", "/tokens", Role.ADMIN)
-    def create(self, principal: str, role: Role, expires_at: datetime | None = None) -> NewToken:
-        """A token for a person or service named ``principal``."""
-        info, secret = create_token(self._context.registry, principal, role, self._context.principal, expires_at)
+    def create(
+        self,
+        principal: str,
+        role: Role,
+        expires_at: datetime | None = None,
+        kind: PrincipalKind = PrincipalKind.PERSON,
+    ) -> NewToken:
+        """A token for ``principal``, a person or a service; a service may do what its role permits, never approve."""
+        by = self._context.principal
+        info, secret = create_token(self._context.registry, principal, role, by, expires_at, kind=kind)
         return NewToken(info, secret)
 
     @route("DELETE", "/tokens/{token_id}", Role.ADMIN)

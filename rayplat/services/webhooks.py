@@ -32,7 +32,8 @@ class Webhooks(Noun):
     def create(self, receiver: str, events: tuple[str, ...] = ("*",)) -> NewWebhook:
         """Tell the URL ``receiver`` of events from now on: all, or those named.
 
-        A name is an event's (``promotion.live``) or a noun's (``promotion.*``). Raises InvalidInput for an address that the settings do not permit, AlreadyExists."""
+        A name is an event's (``promotion.live``) or a noun's (``promotion.*``). Raises InvalidInput for an address that
+        the settings do not permit, AlreadyExists."""
         secret = standard_webhooks.new_secret()
         made = self._context.registry.write(webhooks.create, receiver, events, secret, by=self._context.principal)
         return NewWebhook(made, secret)

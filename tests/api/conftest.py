@@ -22,7 +22,7 @@ from rayplat.data.tables import Tables
 from rayplat.platform.processes import wait_until
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, Role
-from tests.api.fakes import DIGEST, OTHER_DIGEST, FakeTracking, registry
+from tests.api.fakes import FakeTracking, registry, seed
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     features = FeatureStore(settings)
     context = Context(
         settings,
-        registry(Path(database), DIGEST, OTHER_DIGEST),
+        registry(Path(database)),
         Tables(settings.tables_uri),
         tracking,
         features,
@@ -58,6 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         "http://serve",
         Principal("admin-person", Role.ADMIN),
     )
+    seed(context, home)
     app = build(Backend(context, known.get))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

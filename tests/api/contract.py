@@ -6,22 +6,27 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayplat.errors import BadRows, InvalidInput, InvalidName, NotFound
+from rayplat.errors import BadRows, Conflict, Forbidden, InvalidInput, InvalidName, NotFound, StaleGeneration
 from rayplat.types import (
     AliasHead,
     ChangeCount,
     Evidence,
+    GateSpec,
     Ingested,
+    ModelDiff,
     ModelVersion,
     ParityEvidence,
     PromotionState,
     Role,
     SourceSpec,
+    Verdict,
+    VersionState,
 )
 
 
@@ -62,11 +67,112 @@ class ClientContract:
         with pytest.raises(InvalidName, match="shadow"):
             platform.promotions.request(model, 1, alias)
 
-    def test_a_promotion_without_evidence_is_rejected(self, platform: Any, model: str) -> None:
+    def test_a_promotion_waits_for_evidence_and_is_refused_on_bad_evidence(self, platform: Any, model: str) -> None:
         newest = platform.models.versions(model)[0].version
         asked = platform.promotions.request(model, newest, "contract-candidate")
-        assert asked.state is PromotionState.REJECTED
-        assert platform.promotions.get(asked.promotion_id) == asked
+        assert asked.state is PromotionState.VERIFIED
+        assert asked.verification.intact
+        assert asked.verification.signed
+        assert platform.promotions.get(asked.promotion_id) == asked == platform.promotions.verify(asked.promotion_id)
+        refused = platform.promotions.evidence(asked.promotion_id, Evidence("no digest", 3, {"auc": 0.2}))
+        assert refused.state is PromotionState.REJECTED
+        assert {g.gate for g in refused.gates if g.verdict is Verdict.FAIL} >= {"pinned_dataset", "enough_rows"}
+        with pytest.raises(Conflict, match="rejected"):
+            platform.promotions.cancel(asked.promotion_id)
+
+    def test_a_promotion_is_withdrawn(self, platform: Any, model: str) -> None:
+        newest = platform.models.versions(model)[0].version
+        asked = platform.promotions.request(model, newest, "contract-withdrawn")
+        assert asked in platform.promotions.list(model, asked.state)
+        assert platform.promotions.cancel(asked.promotion_id, "asked too early").state is PromotionState.CANCELLED
+
+    def test_policies_and_gates(self, platform: Any, model: str) -> None:
+        gates = {gate.gate: gate for gate in platform.policies.gates()}
+        assert gates["metric_floor"].params == {"metric": "auc", "floor": 0.6}
+        built_in = platform.policies.get(model, "contract-policy")
+        assert (built_in.protected, built_in.model) == (True, "*")
+        wanted = (GateSpec("metric_floor", {"metric": "auc", "floor": 0.5}),)
+        stored = platform.policies.set(model, "contract-policy", gates=wanted, min_approvals=2)
+        assert (stored.gates, stored.min_approvals, stored.protected) == (wanted, 2, True)
+        assert platform.policies.get(model, "contract-policy") == stored
+        assert stored in platform.policies.list()
+        with pytest.raises(InvalidInput, match="nope"):
+            platform.policies.set(model, "contract-policy", gates=(GateSpec("nope"),))
+        assert platform.policies.remove(model, "contract-policy") is None
+        with pytest.raises(NotFound):
+            platform.policies.remove(model, "contract-policy")
+
+    def test_a_free_alias(self, platform: Any, model: str) -> None:
+        newest, *_, oldest = platform.models.versions(model)
+        with pytest.raises(Forbidden, match="protected"):
+            platform.aliases.set(model, "contract-free", oldest.version)
+        platform.policies.set(model, "contract-free", protected=False, gates=(), min_approvals=0)
+        try:
+            first = platform.aliases.set(model, "contract-free", oldest.version)
+            second = platform.aliases.set(model, "contract-free", newest.version, expected_generation=first.generation)
+            with pytest.raises(StaleGeneration):
+                platform.aliases.set(model, "contract-free", oldest.version, expected_generation=first.generation)
+            assert platform.aliases.at(model, "contract-free", first.moved_at) == first
+            assert platform.aliases.at(model, "contract-free", first.moved_at - timedelta(days=1)) is None
+            with pytest.raises(Conflict, match="contract-free"):
+                platform.models.retire(model, newest.version, "no longer wanted")
+            removed = platform.aliases.remove(model, "contract-free")
+            assert (removed.removed, removed.generation) == (True, second.generation + 1)
+            assert platform.aliases.history(model, "contract-free")[:2] == (removed, second)
+            with pytest.raises(NotFound):
+                platform.aliases.get(model, "contract-free")
+        finally:
+            platform.policies.remove(model, "contract-free")
+
+    def test_a_version_is_signed_and_what_the_record_says(self, platform: Any, model: str) -> None:
+        for version in platform.models.versions(model)[:2]:
+            found = platform.models.verify(model, version.version)
+            assert (found.digest, found.version) == (version.digest, version.version)
+            assert found.files >= 1
+            assert version.format
+            assert version.statement in {a.digest for a in platform.artifacts.list(kind="statement")}
+
+    def test_a_version_is_pinned_retired_and_restored(self, platform: Any, model: str) -> None:
+        champion = platform.aliases.get(model, "champion").version
+        other = next(v.version for v in platform.models.versions(model) if v.version != champion)
+        pin = platform.models.pin(model, other, "compared in a paper")
+        assert platform.models.pins(model, other) == (pin,)
+        with pytest.raises(Conflict, match="compared in a paper"):
+            platform.models.delete(model, other, "space is short")
+        assert platform.models.unpin(model, other) is None
+        assert platform.models.retire(model, other, "superseded").state is VersionState.RETIRED
+        with pytest.raises(Conflict, match="retired"):
+            platform.promotions.request(model, other, "contract-retired")
+        assert platform.models.restore(model, other, "it is needed again").state is VersionState.ACTIVE
+        with pytest.raises(Conflict, match="champion"):
+            platform.models.retire(model, champion, "no")
+
+    def test_two_versions_are_compared(self, platform: Any, model: str) -> None:
+        newest, other, *_ = platform.models.versions(model)
+        found = platform.models.diff(f"{model}/{other.version}", f"{model}/{newest.version}")
+        assert isinstance(found, ModelDiff)
+        assert any(d.name == "digest" for d in found.identity)
+        assert found.files
+        champion = platform.models.diff(f"{model}@champion", f"{model}@champion")
+        assert (champion.identity, champion.files) == ((), ())
+        for wrong in (model, f"{model}/", f"{model}/x", "a@b@c"):
+            with pytest.raises(InvalidInput, match="champion"):
+                platform.models.diff(wrong, f"{model}/1")
+
+    def test_owners(self, platform: Any, model: str) -> None:
+        made = platform.owners.set("model", model, "ada", team="flights")
+        assert (made.owner, made.team) == ("ada", "flights")
+        assert platform.owners.get("model", model) == made
+        assert made in platform.owners.list("model", "ada")
+        for kind, name in (("model", "no-such-model"), ("table", "no_such_table")):
+            with pytest.raises(NotFound):
+                platform.owners.set(kind, name, "ada")
+
+    def test_audit(self, platform: Any, model: str) -> None:
+        entries = platform.audit.list(limit=5)
+        assert [e.seq for e in entries] == sorted((e.seq for e in entries), reverse=True)
+        of_model = platform.audit.list(subject=f"{model}/1")
+        assert {e.action for e in of_model} >= {"model.register", "model.sign"}
 
     def test_tables(self, platform: Any) -> None:
         assert isinstance(platform.tables.list(), tuple)
@@ -128,9 +234,12 @@ class ClientContract:
     def test_parity_is_a_part_of_the_evidence(self, platform: Any, model: str) -> None:
         newest = platform.models.versions(model)[0].version
         evidence = Evidence("sha256:" + "a" * 64, 10, {"auc": 0.7})
+        wanted = (GateSpec("pinned_dataset"), GateSpec("feature_parity", {"max_mismatch": 0.001, "min_vectors": 100}))
+        platform.policies.set(model, "contract-parity", gates=wanted)
         asked = platform.promotions.request(model, newest, "contract-parity", evidence, ParityEvidence(200, 1))
         assert asked.evidence == replace(evidence, parity=ParityEvidence(200, 1))
         assert platform.promotions.get(asked.promotion_id) == asked
+        assert {g.gate: g.verdict for g in asked.gates}["feature_parity"] is Verdict.FAIL
         with pytest.raises(InvalidInput, match="give the evidence too"):
             platform.promotions.request(model, newest, "contract-parity", parity=ParityEvidence(200, 1))
 

@@ -3,33 +3,56 @@ honest: it also runs on the real one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
 
 from rayplat.errors import NotFound
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import aliases, versions
 from rayplat.registry.record.database import Defaults, Record
+from rayplat.services.models import Models
+from rayplat.services.verbs import Context
 from rayplat.types import AliasHead, Principal, Role, RunInfo
 
 NOW = datetime(2013, 11, 1, 10, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
-OTHER_DIGEST = "sha256:" + "b" * 64
 TRAINING_SET = "sha256:" + "d" * 64
 AUTHOR = Principal("ada", Role.DEVELOPER)
 
 
 def registry(database: Path, *digests: str, defaults: Defaults | None = None) -> LocalRegistry:
     """Model ``m`` with one version for each digest, made by ada; ``champion`` points at the first."""
-    record = Record(f"sqlite:///{database}", defaults=defaults)
-    made = LocalRegistry(record)
+    made = LocalRegistry(Record(f"sqlite:///{database}", defaults=defaults))
     for n, digest in enumerate(digests, 1):
         made.write(versions.register, Candidate("m", digest, f"run{n}", TRAINING_SET, (), {"auc": 0.7}), by=AUTHOR)
-    head = AliasHead("m", "champion", 1, digests[0], 0, NOW, "grace")
-    record.write(lambda tx: aliases.move(tx, head, 0))
+    if digests:
+        point(made, 1)
     return made
+
+
+def seed(context: Context, folder: Path) -> None:
+    """Model ``m`` with two signed versions of safetensors in the store, made by ada; ``champion`` is the first."""
+    models = Models(replace(context, principal=AUTHOR))
+    for n in (1, 2):
+        tree = folder / f"model-{n}"
+        tree.mkdir()
+        save_file({"w": np.full(4, n, np.float32)}, tree / "model.safetensors")
+        digest = context.artifacts.put_tree(tree, "model").digest
+        models.register("m", digest, f"run{n}", TRAINING_SET, (), {"auc": 0.7})
+    point(context.registry, 1)
+
+
+def point(registry: Any, version: int) -> None:
+    """Let ``champion`` of ``m`` be a version, past all rules."""
+    digest = registry.read(versions.get, "m", version).digest
+    head = AliasHead("m", "champion", version, digest, 0, NOW, "grace")
+    registry.record.write(lambda tx: aliases.move(tx, head, aliases.generation(tx.connection, "m", "champion")))
 
 
 class FakeTracking:

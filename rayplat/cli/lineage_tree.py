@@ -1,0 +1,99 @@
+"""Lineage in a terminal: a graph as a tree from its root, an impact as one way for each alias. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.markup import escape
+from rich.tree import Tree
+
+from rayplat.types import AliasImpact, LineageGraph, Node, NodeKind, parse_node
+
+_COLOURS = {
+    NodeKind.TABLE: "cyan",
+    NodeKind.TRAINING_SET: "blue",
+    NodeKind.RUN: "magenta",
+    NodeKind.ARTIFACT: "dim",
+    NodeKind.MODEL: "bold",
+    NodeKind.PROMOTION: "yellow",
+    NodeKind.ALIAS: "green",
+    NodeKind.INFERENCE_LOG: "blue",
+}
+_MOST_LINES = 300
+
+
+def tree(graph: LineageGraph) -> Group:
+    """``graph`` from its root. A node that is reached twice is drawn out once and named where it comes again."""
+    nodes = {node.id: node for node in graph.nodes}
+    after: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for edge in sorted(graph.edges, key=lambda e: (e.relation, e.source, e.target)):
+        here, there = (edge.source, edge.target) if graph.direction == "downstream" else (edge.target, edge.source)
+        after[here].append((edge.relation, there))
+    root = Tree(_label(nodes[graph.root]), guide_style="dim")
+    drawn, left = {graph.root}, _MOST_LINES
+    waiting = [(root, graph.root)]
+    while waiting and left:
+        branch, node = waiting.pop()
+        children = []
+        for relation, there in after[node]:
+            again = there in drawn
+            line = f"[dim]{relation}[/dim] {_label(nodes[there])}"
+            child = branch.add(line + (" [dim]…[/dim]" if again and after[there] else ""))
+            left -= 1
+            if not left:
+                break
+            if not again:
+                drawn.add(there)
+                children.append((child, there))
+        waiting += reversed(children)
+    notes = [graph.note] if graph.note else []
+    notes += [] if left else [f"the first {_MOST_LINES} lines; --json has all {len(graph.edges)} edges"]
+    return Group(root, *(f"[dim]{escape(note)}[/dim]" for note in notes))
+
+
+def impact(found: Sequence[AliasImpact]) -> Group:
+    """The way from the table to each alias that is reached."""
+    if not found:
+        return Group("[green]no live alias was trained on it[/green]")
+    parts = []
+    for one in found:
+        where = f"{one.model}@{one.alias}"
+        line = f"[red]{escape(where)}[/red] version {one.version}, generation {one.generation}"
+        way = Tree(line, guide_style="dim")
+        branch = way
+        for node in reversed(one.path[:-1]):
+            branch = branch.add(_label(parse_node(node)))
+        parts.append(way)
+    return Group(*parts)
+
+
+def _label(node: Node) -> str:
+    colour = _COLOURS[node.kind]
+    kind = node.kind.value.replace("_", " ")
+    return f"{kind} [{colour}]{escape(_name(node))}[/{colour}]{escape(_more(node))}"
+
+
+def _name(node: Node) -> str:
+    """Short enough for a line; a table's id is told only where it is needed, by ``--json``."""
+    match node.kind:
+        case NodeKind.TABLE:
+            return f"{node.name}@{node.version}"
+        case NodeKind.ALIAS:
+            return f"{node.name}@{node.part}#{node.version}"
+        case NodeKind.MODEL | NodeKind.INFERENCE_LOG:
+            return f"{node.name}/{node.version}"
+        case _:
+            return node.name[:19] + "…" if node.name.startswith("sha256:") else node.name
+
+
+def _more(node: Node) -> str:
+    facts = node.facts
+    if node.kind is NodeKind.TABLE and "row_count" in facts:
+        return f" ({facts['row_count']} rows)"
+    if node.kind is NodeKind.TRAINING_SET and "name" in facts:
+        return f" ({facts['name']})"
+    if node.kind is NodeKind.ALIAS and facts.get("live"):
+        return " (live)"
+    return f" (by {facts['author']})" if node.kind is NodeKind.MODEL and "author" in facts else ""
