@@ -91,7 +91,11 @@ class EventsSettings(_Group):
 class LineageSettings(_Group):
     """A lineage server (Marquez, DataHub, …) that is told of everything by OpenLineage events."""
 
-    url: str | None = Field(None, description="Address of the server; None sends nothing.")
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+",
+        description="Address of the server (http:// or https://); None sends nothing.",
+    )
     endpoint: str = Field("api/v1/lineage", description="Path below the address that takes events.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer token.")
     namespace: str = Field("rayplat", min_length=1, description="Namespace of this platform's jobs and datasets.")

@@ -186,7 +186,7 @@ class RegistryActor(Registry):
         super().__init__(settings.database_url, defaults)
         self._dispatcher = Dispatcher(self.local, settings.events)
         threading.Thread(target=self._dispatch, name="registry-events", daemon=True).start()
-        lineage_server.start(self.local, settings.lineage)
+        lineage_server.start(self.local, settings)
 
     def _dispatch(self) -> None:
         """Webhooks have a loop of their own: a slow receiver keeps no model host waiting."""

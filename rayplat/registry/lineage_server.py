@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rayplat.errors import InvalidInput, RayplatError, Unavailable
 from rayplat.registry.calls import Registry
 from rayplat.registry.record import happenings
-from rayplat.settings import LineageSettings
+from rayplat.settings import LineageSettings, Settings
 
 if TYPE_CHECKING:
     from rayplat.types import ModelVersion
@@ -93,12 +93,15 @@ class Sender:
         return True
 
 
-def start(registry: Registry, settings: LineageSettings, columns: Any = None) -> threading.Event | None:
+def start(registry: Registry, settings: Settings) -> threading.Event | None:
     """A thread that sends; setting the returned event ends it. None where the settings name no server."""
-    if settings.url is None:
+    if settings.lineage.url is None:
         return None
-    stop = threading.Event()
-    sender = Sender(registry, settings, columns)
+    from rayplat.artifacts.store import ArtifactStore
+    from rayplat.registry import sheet
+
+    stop, store = threading.Event(), ArtifactStore.of(settings)
+    sender = Sender(registry, settings.lineage, lambda version: sheet.columns(version, store))
     threading.Thread(target=sender.run, args=(stop,), name="lineage-server", daemon=True).start()
     return stop
 

@@ -76,6 +76,14 @@ def read(version: ModelVersion, store: ArtifactStore, tracking: Tracking | None)
     )
 
 
+def columns(version: ModelVersion, store: ArtifactStore) -> list[tuple[str, str]]:
+    """Name and type of each feature and output, as far as the files say."""
+    found = read(version, store, None)
+    declared = found.spec or found.signature or {}
+    words = ("feature ", "output ")
+    return [(name.partition(" ")[2], str(kind)) for name, kind in declared.items() if name.startswith(words)]
+
+
 # --- inside ---------------------------------------------------------------------------------------
 
 
