@@ -110,7 +110,7 @@ def _plan(store: ArtifactStore, trees: _Trees, roots: Roots, keep: timedelta) ->
     plan.sizes = _sizes(place)
     for reason, digests in named.items():
         found: set[str] = set()
-        for digest in digests:
+        for digest in sorted(digests):
             try:
                 found |= trees.closure(check_digest(f"root of {reason}", digest))
             except NotFound:

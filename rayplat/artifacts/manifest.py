@@ -37,7 +37,10 @@ def check_digest(field: str, digest: str) -> str:
 
 def canonical(value: Any) -> bytes:
     """RFC 8785 bytes of ``value``. Raises `InvalidInput` for NaN, infinity, large integers, other types and keys."""
-    return _encode(value).encode("utf-8")
+    try:
+        return _encode(value).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidInput("canonical JSON", "a string holds a lone surrogate and is no Unicode text") from None
 
 
 def _encode(value: Any) -> str:
@@ -61,10 +64,7 @@ def _encode(value: Any) -> str:
 
 
 def _scalar(value: str | bool | None) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-        raise InvalidInput("canonical JSON", "a string holds a lone surrogate and is no Unicode text")
-    return text
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: float) -> str:

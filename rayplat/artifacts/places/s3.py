@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ PART = 16 << 20
 
 _MOST_PARTS = 10_000
 _ATTEMPTS = 5
+_PARTS_AT_ONCE = 3
 _SEPARATOR = "?upload="
 _OPTIONS = {
     "aws_endpoint_url": "endpoint_url",
@@ -144,28 +146,21 @@ class S3Place:
 
         name = object_name(digest)
         condition = {"IfNoneMatch": "*"}
-        for attempt in range(_ATTEMPTS):
-            try:
-                with self._calls(name):
-                    try:
-                        send(Bucket=self._bucket, Key=self._key(name), **condition, **arguments)
-                        return True
-                    except ClientError as e:
-                        if _status(e) not in (409, 412) or attempt == _ATTEMPTS - 1:
-                            raise
-            except NotFound:  # an upload in parts that somebody else has completed or ended
-                if self.size(name) == size:
-                    return False
-                raise Unavailable("the artifact store", f"an upload to {self._url} was ended; repeat it") from None
+        for _ in range(_ATTEMPTS):
+            with self._calls(name):
+                try:
+                    send(Bucket=self._bucket, Key=self._key(name), **condition, **arguments)
+                    return True
+                except ClientError as e:
+                    if _status(e) not in (409, 412):
+                        raise
             found = self.size(name)
             if found == size:
                 return False
             if found is not None:
-                log.warning(
-                    "artifact %s in %s has %d bytes, not %d, and is written anew", digest, self._url, found, size
-                )
+                log.warning("artifact %s in %s has a wrong size (%d) and is written anew", digest, self._url, found)
                 condition = {}
-        raise AssertionError("the last attempt returns or raises")
+        raise Unavailable("the artifact store", f"{self._url} refuses {digest} without a reason; repeat the call")
 
     def _large(self, path: Path, keep: Keep, pool: ThreadPoolExecutor) -> Added:
         with regular(path) as file:
@@ -176,34 +171,44 @@ class S3Place:
                 hashed.update(chunk)
                 keep()
             digest = "sha256:" + hashed.hexdigest()
-            if self.size(object_name(digest)) == size:
-                return Added(digest, size, executable, 0)
-            file.seek(0)
-            upload, there = self._upload(digest)
-            part_size = max(PART, -(-size // _MOST_PARTS))
-            again, written = hashlib.sha256(), 0
-            parts = _Parts()
-            sending: deque[Future[None]] = deque()
-            while chunk := _whole(file, part_size):
-                keep()
-                again.update(chunk)
-                number, tag = len(parts) + 1, f'"{hashlib.md5(chunk, usedforsecurity=False).hexdigest()}"'
-                parts.append({"PartNumber": number, "ETag": tag})
-                if there.get(number) == (tag, len(chunk)):
+            for _ in range(_ATTEMPTS):
+                if self.size(object_name(digest)) == size:
+                    return Added(digest, size, executable, 0)
+                try:
+                    return Added(digest, size, executable, self._in_parts(file, digest, size, keep, pool))
+                except NotFound:  # somebody else has completed the upload that this one went on with
                     continue
-                while len(sending) >= 3:
-                    sending.popleft().result()
-                sending.append(pool.submit(self._part, digest, upload, parts[-1], chunk))
-                written += len(chunk)
-            while sending:
+        raise Unavailable("the artifact store", f"others end the upload of {digest} again and again; repeat it")
+
+    def _in_parts(self, file: FileIO, digest: str, size: int, keep: Keep, pool: ThreadPoolExecutor) -> int:
+        """Send what has not arrived yet; how many bytes. Raises `NotFound` when the upload is gone."""
+        upload, there = self._upload(digest)
+        part_size = max(PART, -(-size // _MOST_PARTS))
+        hashed, written = hashlib.sha256(), 0
+        parts = _Parts()
+        sending: deque[Future[None]] = deque()
+        file.seek(0)
+        while chunk := _whole(file, part_size):
+            keep()
+            hashed.update(chunk)
+            number, tag = len(parts) + 1, f'"{hashlib.md5(chunk, usedforsecurity=False).hexdigest()}"'
+            parts.append({"PartNumber": number, "ETag": tag})
+            if there.get(number) == (tag, len(chunk)):
+                continue
+            while len(sending) >= _PARTS_AT_ONCE:
                 sending.popleft().result()
-                keep()
-        if "sha256:" + again.hexdigest() != digest:
+            sending.append(pool.submit(self._part, digest, upload, parts[-1], chunk))
+            written += len(chunk)
+        while sending:
+            sending.popleft().result()
+            keep()
+        if "sha256:" + hashed.hexdigest() != digest:
             self.delete(f"{TEMPORARY}{object_name(digest)}{_SEPARATOR}{upload}")
-            raise InvalidInput("file", f"{str(path)!r} changed while it was stored; repeat it when it is complete")
+            raise InvalidInput("file", f"{file.name!r} changed while it was stored; repeat it when it is complete")
         complete = self._client.complete_multipart_upload
-        self._conditionally(digest, size, complete, UploadId=upload, MultipartUpload={"Parts": parts})
-        return Added(digest, size, executable, written)
+        if not self._conditionally(digest, size, complete, UploadId=upload, MultipartUpload={"Parts": parts}):
+            self.delete(f"{TEMPORARY}{object_name(digest)}{_SEPARATOR}{upload}")
+        return written
 
     def _part(self, digest: str, upload: str, part: dict[str, Any], content: bytes) -> None:
         """Send one part, and note the tag that the service gave it (not everywhere the MD5)."""
@@ -318,7 +323,7 @@ def _size(path: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def _whole(file: Any, size: int) -> bytes:
+def _whole(file: FileIO, size: int) -> bytes:
     """``size`` bytes, fewer only at the end."""
     parts: list[bytes] = []
     while size and (chunk := file.read(size)):
