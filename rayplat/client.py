@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rayplat.services.audit import Audit
     from rayplat.services.endpoints import Endpoints
     from rayplat.services.features import Features
+    from rayplat.services.lineage import Lineage
     from rayplat.services.models import Models
     from rayplat.services.monitors import Monitors
     from rayplat.services.owners import Owners
@@ -69,6 +70,7 @@ class Platform:
     promotions: Promotions
     waivers: Waivers
     audit: Audit
+    lineage: Lineage
     endpoints: Endpoints
     monitors: Monitors
     owners: Owners

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 from rich.console import Group
 from rich.markup import escape
 from rich.tree import Tree
 
-from rayplat.types import AliasImpact, LineageGraph, Node, NodeKind, parse_node
+from rayplat.types import Impact, LineageGraph, Node, NodeKind, parse_node
 
 _COLOURS = {
     NodeKind.TABLE: "cyan",
@@ -53,12 +52,14 @@ def tree(graph: LineageGraph) -> Group:
     return Group(root, *(f"[dim]{escape(note)}[/dim]" for note in notes))
 
 
-def impact(found: Sequence[AliasImpact]) -> Group:
-    """The way from the table to each alias that is reached."""
-    if not found:
-        return Group("[green]no live alias was trained on it[/green]")
-    parts = []
-    for one in found:
+def impact(found: Impact) -> Group:
+    """The way back from each alias that is reached to the table."""
+    numbers = f"{found.version}" if found.version == found.through else f"{found.version} to {found.through}"
+    what = f"version {numbers} of {escape(found.table)}"
+    if not found.aliases:
+        return Group(f"[green]no live alias was trained on {what}[/green]")
+    parts: list[str | Tree] = [f"{len(found.aliases)} live aliases were trained on {what}:"]
+    for one in found.aliases:
         where = f"{one.model}@{one.alias}"
         line = f"[red]{escape(where)}[/red] version {one.version}, generation {one.generation}"
         way = Tree(line, guide_style="dim")

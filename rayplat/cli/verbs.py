@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, files, render
+from rayplat.cli import connection, feature_file, files, lineage_export, render
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -33,6 +33,7 @@ GROUPS = {
     "endpoints": "serve",
     "monitors": "monitor",
     "audit": "audit",
+    "lineage": "lineage",
     "owners": "owner",
     "webhooks": "webhook",
     "tokens": "token",
@@ -43,12 +44,19 @@ COMMANDS = {
     ("promotions", "approve"): "approve",
     ("promotions", "reject"): "reject",
     ("promotions", "rollback"): "rollback",
+    ("models", "adopt"): "model import",
     ("tokens", "list"): "token ls",
     ("webhooks", "list"): "webhook ls",
     ("webhooks", "delete"): "webhook rm",
 }
 # Verbs that only our own client calls.
-INNER = {("artifacts", "missing"), ("artifacts", "add_file"), ("artifacts", "add_tree"), ("audit", "lines")}
+INNER = {
+    ("artifacts", "missing"),
+    ("artifacts", "add_file"),
+    ("artifacts", "add_tree"),
+    ("audit", "lines"),
+    ("lineage", "events"),
+}
 # Commands that read or write files here: they take something else from a command line than a verb does.
 WRITTEN: dict[str, Callable[..., None]] = {
     "features apply": feature_file.apply,
@@ -56,6 +64,7 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "artifact get": files.get,
     "audit verify": files.verify_audit,
     "audit export": files.export_audit,
+    "lineage export": lineage_export.export,
 }
 _SIMPLE = (str, int, float, bool)
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY  # a parameter that is named in Python is an option here

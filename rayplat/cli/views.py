@@ -10,12 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rayplat.cli import lineage_tree, model_diff
 from rayplat.types import (
     AliasHead,
     AuditEntry,
     AuditReport,
-    Change,
     GateResult,
+    Impact,
+    LineageGraph,
     ModelDiff,
     ModelVersion,
     Promotion,
@@ -32,7 +34,6 @@ COLUMNS: Mapping[type, tuple[str, ...]] = {
     TokenInfo: ("token_id", "principal", "role", "kind", "expires_at", "revoked_at", "last_used_at"),
 }
 _COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.WAIVED: "yellow"}
-_CHANGES = {Change.ADDED: "green", Change.REMOVED: "red", Change.CHANGED: "yellow", Change.SAME: "dim"}
 
 
 def promotion(found: Promotion) -> Group:
@@ -76,33 +77,10 @@ def audit_report(report: AuditReport) -> str:
     return f"[green]intact[/green]: {report.entries} entries, {anchored}{unsigned}, last hash {report.last_hash}"
 
 
-def difference(found: ModelDiff) -> Group:
-    """Section by section, what differs; sections without a difference are left out."""
-    parts: list[Any] = [f"[bold]{escape(found.a)}[/bold] against [bold]{escape(found.b)}[/bold]"]
-    for name in ("identity", "metrics", "params", "signature", "environment"):
-        rows = [(d.name, d.change, _short(d.a), _short(d.b)) for d in getattr(found, name)]
-        parts += _section(name, rows)
-    pins = [(p.table, p.change, _rows(p.version_a, p.rows_a), _rows(p.version_b, p.rows_b)) for p in found.pins]
-    files = [(f.path, f.change, _size(f.size_a), _size(f.size_b)) for f in found.files]
-    parts += [*_section("data", pins), *_section("files", files)]
-    parts += [f"[dim]{escape(note)}[/dim]" for note in found.notes]
-    return Group(*parts) if len(parts) > 1 else Group(*parts, "no difference")
-
-
 def pairs(lines: Sequence[tuple[str, str]]) -> Text:
     """One line for each value, never broken: a secret, a digest or a path can be copied."""
     width = max((len(name) for name, _ in lines), default=0)
     return Text.from_markup("\n".join(f"[bold]{name:<{width}}[/bold]  {escape(value)}" for name, value in lines))
-
-
-def _section(title: str, rows: list[tuple[str, Change, str, str]]) -> list[Any]:
-    if not rows:
-        return []
-    table = _table(title, "", "a", "b")
-    for name, change, a, b in rows:
-        colour = _CHANGES[change]
-        table.add_row(escape(name), f"[{colour}]{change.value}[/{colour}]", escape(a), escape(b))
-    return ["", table]
 
 
 def _table(*names: str) -> Table:
@@ -112,27 +90,10 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _short(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(value)
-    return text[:19] + "…" if text.startswith("sha256:") else text
-
-
-def _rows(version: int | None, rows: int | None) -> str:
-    return "-" if version is None else f"version {version}, {rows} rows"
-
-
-def _size(size_bytes: int | None) -> str:
-    if size_bytes is None:
-        return "-"
-    return f"{size_bytes} B" if size_bytes < 10_000 else f"{size_bytes / 1e6:.2f} MB"
-
-
 VIEWS: Mapping[type, Callable[[Any], Any]] = {
     Promotion: promotion,
     AuditReport: audit_report,
-    ModelDiff: difference,
+    ModelDiff: model_diff.view,
+    LineageGraph: lineage_tree.tree,
+    Impact: lineage_tree.impact,
 }

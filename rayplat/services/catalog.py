@@ -7,6 +7,7 @@ from rayplat.services.artifacts import Artifacts
 from rayplat.services.audit import Audit
 from rayplat.services.endpoints import Endpoints
 from rayplat.services.features import Features
+from rayplat.services.lineage import Lineage
 from rayplat.services.models import Models
 from rayplat.services.monitors import Monitors
 from rayplat.services.owners import Owners
@@ -31,6 +32,7 @@ NOUNS: tuple[type[Noun], ...] = (
     Promotions,
     Waivers,
     Audit,
+    Lineage,
     Endpoints,
     Monitors,
     Owners,

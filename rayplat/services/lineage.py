@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rayplat.errors import RayplatError
-from rayplat.registry import lineage as below
 from rayplat.registry import sheet
 from rayplat.registry.record import happenings
 from rayplat.registry.record import lineage as record
 from rayplat.services.verbs import Context, Noun, route
-from rayplat.types import AliasImpact, LineageGraph, Role
+from rayplat.types import Impact, LineageGraph, Role
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +45,10 @@ class Lineage(Noun):
         return self._context.registry.read(record.downstream, node, depth)
 
     @route("GET", "/lineage/impact/{table}/{version}", Role.VIEWER)
-    def impact(self, table: str, version: int, *, through: int | None = None) -> tuple[AliasImpact, ...]:
+    def impact(self, table: str, version: int, *, through: int | None = None) -> Impact:
         """Which live aliases were trained on a table version, or on any up to ``through``."""
-        return tuple(self._context.registry.read(record.live_aliases_trained_on, table, version, through))
+        found = self._context.registry.read(record.live_aliases_trained_on, table, version, through)
+        return Impact(table, version, version if through is None else through, tuple(found))
 
     @route("GET", "/lineage/events", Role.VIEWER, long=True)
     def events(self, after: int = 0, since: datetime | None = None) -> LineageEvents:
@@ -80,6 +80,8 @@ class Lineage(Noun):
 def note_data(context: Context, training_set: str) -> int:
     """Add what a training set's tables say of where it came from to the record, before a version that was trained on
     it is registered; how many edges were new. The registration does not depend on it: what cannot be read is logged."""
+    from rayplat.registry import lineage as below
+
     try:
         found = below.of_digest(context.tables, training_set)
         if found is None:

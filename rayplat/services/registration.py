@@ -11,10 +11,14 @@ from datetime import datetime
 from rayplat.artifacts import formats, keys, signing
 from rayplat.artifacts.provenance import Facts
 from rayplat.errors import Corrupt
+from rayplat.registry import adopt as importing
+from rayplat.registry.adopt import MlflowSource
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import artifacts, versions
+from rayplat.services import lineage
+from rayplat.services.lineage import note_data
 from rayplat.services.verbs import Context
-from rayplat.types import ArtifactRef, ModelVersion, TableVersion
+from rayplat.types import Adopted, ArtifactRef, ModelVersion, TableVersion
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def candidate(
 def register(context: Context, wanted: Candidate) -> ModelVersion:
     """The signed version of a candidate."""
     by, registry = context.principal, context.registry
+    lineage.note_data(context, wanted.training_set)
     version = registry.write(versions.register, wanted, by=by)
     size = context.artifacts.manifest(version.digest).size_bytes
     registry.write(artifacts.add, ArtifactRef(version.digest, "model", size), version.run_id, by=by)
@@ -99,3 +104,17 @@ def verify(context: Context, version: ModelVersion) -> Verified:
         signed.key_id,
         signed.signed_at,
     )
+
+
+def adopt(context: Context, source: MlflowSource, models: tuple[str, ...] | None) -> tuple[Adopted, ...]:
+    """Import a registry, and sign every version that came or is not signed yet."""
+    found = importing.adopt(source, context.registry, context.artifacts, by=context.principal, models=models)
+    for adopted in found:
+        for one in adopted.versions:
+            version = context.registry.read(versions.get, adopted.model, one.version)
+            if version.statement is None:
+                size = context.artifacts.manifest(version.digest).size_bytes
+                ref = ArtifactRef(version.digest, "model", size)
+                context.registry.write(artifacts.add, ref, version.run_id, by=context.principal)
+                sign(context, version)
+    return found

@@ -41,7 +41,7 @@ from rayplat.types.evidence import (
     VerificationEvidence,
 )
 from rayplat.types.identity import Principal, PrincipalKind, Role, TokenInfo
-from rayplat.types.lineage import AliasImpact, Edge, Happening, LineageGraph, Node, NodeKind, parse_node
+from rayplat.types.lineage import AliasImpact, Edge, Happening, Impact, LineageGraph, Node, NodeKind, parse_node
 from rayplat.types.models import (
     AliasHead,
     ArtifactRef,
@@ -115,6 +115,7 @@ __all__ = [
     "GateSpec",
     "GcReport",
     "Happening",
+    "Impact",
     "Ingested",
     "LatencyEvidence",
     "LineageGraph",

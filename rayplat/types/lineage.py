@@ -120,6 +120,16 @@ class Happening:
     state: PromotionState | None = None
 
 
+@dataclass(frozen=True)
+class Impact:
+    """The live ``aliases`` that were trained on versions ``version`` to ``through`` of a table."""
+
+    table: str
+    version: int
+    through: int
+    aliases: tuple[AliasImpact, ...]
+
+
 def parse_node(node: str) -> Node:
     """The node that an id names. Raises `InvalidInput` saying which form the id of its kind has."""
     shown = repr(node if len(str(node)) <= 80 else str(node)[:77] + "...")
