@@ -80,6 +80,10 @@ def version(tx: Tx, imported: Imported, *, by: Principal) -> AdoptedVersion:
         _add(tx, imported, ModelVersion(version=number, author=author, created_at=made_at, **vars(candidate)), by)
     else:
         number = int(row.version)
+    if row is not None and mlflow_rows.is_source_of(candidate.digest, imported.source):
+        return AdoptedVersion(
+            imported.number, number, candidate.digest, False
+        )  # a version of ours, seen through MLflow
     noted = {"model": candidate.model, "origin": imported.origin, "version": number, "at": rows.to_us(tx.at)}
     tx.connection.execute(sa.insert(adoption).values(**noted))
     return AdoptedVersion(imported.number, number, candidate.digest, row is None)
