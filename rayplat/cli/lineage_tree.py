@@ -21,6 +21,19 @@ _COLOURS = {
     NodeKind.INFERENCE_LOG: "blue",
 }
 _MOST_LINES = 300
+# How an edge reads from what was made to what it was made of.
+_BACKWARDS = {
+    "source of": "computed from",
+    "pinned by": "joined from",
+    "holds": "rows in",
+    "trained": "trained on",
+    "made": "made by",
+    "content of": "consists of",
+    "baseline of": "baseline",
+    "live as": "points at",
+    "moved": "moved by",
+    "logged in": "answers of",
+}
 
 
 def tree(graph: LineageGraph) -> Group:
@@ -29,7 +42,8 @@ def tree(graph: LineageGraph) -> Group:
     after: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for edge in sorted(graph.edges, key=lambda e: (e.relation, e.source, e.target)):
         here, there = (edge.source, edge.target) if graph.direction == "downstream" else (edge.target, edge.source)
-        after[here].append((edge.relation, there))
+        relation = edge.relation if graph.direction == "downstream" else _BACKWARDS.get(edge.relation, edge.relation)
+        after[here].append((relation, there))
     root = Tree(_label(nodes[graph.root]), guide_style="dim")
     drawn, left = {graph.root}, _MOST_LINES
     waiting = [(root, graph.root)]
@@ -58,7 +72,8 @@ def impact(found: Impact) -> Group:
     what = f"version {numbers} of {escape(found.table)}"
     if not found.aliases:
         return Group(f"[green]no live alias was trained on {what}[/green]")
-    parts: list[str | Tree] = [f"{len(found.aliases)} live aliases were trained on {what}:"]
+    many = f"{len(found.aliases)} live aliases were" if len(found.aliases) > 1 else "1 live alias was"
+    parts: list[str | Tree] = [f"{many} trained on {what}:"]
     for one in found.aliases:
         where = f"{one.model}@{one.alias}"
         line = f"[red]{escape(where)}[/red] version {one.version}, generation {one.generation}"
