@@ -74,7 +74,8 @@ def theirs(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ot
 @pytest.fixture
 def other(theirs: Other, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Other:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(theirs.file, tmp_path / "other.db")
+    with sqlite3.connect(theirs.file) as whole, sqlite3.connect(tmp_path / "other.db") as copy:
+        whole.backup(copy)  # the file alone would lack what is still in its log
     return Other(tmp_path / "other.db", client_of(tmp_path / "other.db"), theirs.experiment)
 
 
