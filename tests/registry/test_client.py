@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ import pytest
 from rayplat import identity
 from rayplat import settings as settings_module
 from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, StaleGeneration, Unavailable
-from rayplat.registry.client import RegistryClient
+from rayplat.registry.calls import name_of
+from rayplat.registry.client import RegistryClient, create_token
+from rayplat.registry.record import aliases, audit, policies, tokens, versions
 from rayplat.settings import Settings
-from rayplat.types import AliasHead, PromotionState, Role
-from tests.registry.desk import ALIAS, ANN, BOB, HOLDOUT, MODEL, PIN, candidate, evidence
+from rayplat.types import AliasHead, AliasPolicy, Role
+from tests.registry.desk import ALIAS, ANN, FREE, MODEL, ROOT, candidate
 
 pytestmark = pytest.mark.ray
 
@@ -50,108 +53,111 @@ def fresh(ray_cluster: str, settings: Settings) -> Iterator[RegistryClient]:
 
 
 def register(client: RegistryClient, n: int) -> int:
-    return client.register_model(MODEL, candidate(n).digest, f"{n:032x}", ANN, HOLDOUT, [PIN], {"auc": 0.7}).version
+    return client.write(versions.register, candidate(n), by=ANN).version
 
 
-def go_live(client: RegistryClient, version: int, champion: int | None = None) -> AliasHead:
-    asked = client.request_promotion(MODEL, version, ALIAS, evidence(champion=champion), ANN)
-    client.approve(asked.promotion_id, BOB, asked.subject_digest)
-    return client.alias(MODEL, ALIAS)
+def go_live(client: RegistryClient, version: int, alias: str = FREE) -> AliasHead:
+    return client.write(aliases.set, MODEL, alias, version, by=ANN)
+
+
+def free(client: RegistryClient) -> None:
+    client.write(policies.set, AliasPolicy("*", FREE, False, (), min_approvals=0), by=ROOT)
 
 
 def test_a_fresh_home_gets_its_tables_its_first_token_and_one_actor(fresh: RegistryClient, settings: Settings) -> None:
     assert fresh.heartbeat()["is_writer"]
-    info, secret = fresh.create_token("owner", Role.ADMIN, None)
-    owner = fresh.authenticate(identity.hash_token(secret))
+    info, secret = create_token(fresh, "owner", Role.ADMIN, None)
+    owner = fresh.read(tokens.authenticate, identity.hash_token(secret))
     assert owner is not None
-    assert [t.token_id for t in RegistryClient.start(settings).tokens()] == [info.token_id]
+    assert [t.token_id for t in RegistryClient.start(settings).read(tokens.listed)] == [info.token_id]
     with pytest.raises(Conflict, match="last admin"):
-        RegistryClient.connect().revoke_token(info.token_id, owner)
+        RegistryClient.connect().write(tokens.revoke, info.token_id, by=owner)
     assert fresh.heartbeat()["epoch"] == 1
-    assert fresh.models() == []
+    assert fresh.read(versions.models) == []
 
 
 def test_errors_cross_the_call_as_their_own_classes(client: RegistryClient) -> None:
     import ray
 
     with pytest.raises(NotFound) as missing:
-        client.alias("absent", ALIAS)
+        client.read(aliases.get, "absent", ALIAS)
     assert type(missing.value) is NotFound
     assert missing.value.args == ("alias", "absent@champion", "aliases of this model: none yet")
     with pytest.raises(NotFound):
         ray.get(client.handle.version.remote("absent", 1))
     with pytest.raises(InvalidInput, match="digest"):
-        client.register_model(MODEL, "x", "r", ANN, HOLDOUT, [], {})
+        client.write(versions.register, replace(candidate(1), digest="x"), by=ANN)
+    with pytest.raises(InvalidInput, match="is no operation of the registry's record to write"):
+        ray.get(client.handle.write.remote("rayplat.registry.record.aliases:move", ()))
     register(client, 1)
-    asked = client.request_promotion(MODEL, 1, ALIAS, evidence(), ANN)
-    with pytest.raises(Forbidden, match="ann"):
-        client.approve(asked.promotion_id, ANN)
-    with pytest.raises(Conflict) as other:
-        client.approve(asked.promotion_id, BOB, HOLDOUT)
-    assert type(other.value) is Conflict
+    with pytest.raises(Forbidden, match="is protected"):
+        go_live(client, 1, ALIAS)
+    free(client)
+    with pytest.raises(StaleGeneration) as other:
+        client.write(aliases.set, MODEL, FREE, 1, 7, by=ANN)
+    assert type(other.value) is StaleGeneration
 
 
 def test_a_listener_hears_of_a_move_at_once_and_acknowledges(client: RegistryClient) -> None:
+    free(client)
     for n in (1, 2):
         register(client, n)
     first = go_live(client, 1)
-    assert client.listen(MODEL, ALIAS, 0, 5) == first
-    assert client.listen(MODEL, ALIAS, 1, 0.05) is None
+    assert client.listen(MODEL, FREE, 0, 5) == first
+    assert client.listen(MODEL, FREE, 1, 0.05) is None
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.listen, MODEL, ALIAS, 1, 30)
+        waiting = pool.submit(client.listen, MODEL, FREE, 1, 30)
         while client.heartbeat()["listeners"] == 0:
             pass
-        second = go_live(client, 2, champion=1)
+        second = go_live(client, 2)
         assert waiting.result(5) == second
-    client.ack(MODEL, ALIAS, second.generation, "replica-a")
-    assert client.acks(MODEL, ALIAS) == {"replica-a": 2}
-    back = client.rollback(MODEL, ALIAS, BOB, "late answers")
-    assert client.listen(MODEL, ALIAS, 2, 5) == back
-    assert (back.version, back.generation) == (1, 3)
-    assert client.verify_audit() == len(client.audit()) == 7
+    client.ack(MODEL, FREE, second.generation, "replica-a")
+    assert client.acks(MODEL, FREE) == {"replica-a": 2}
+    assert client.read(audit.verify) == len(client.read(audit.listed)) == 5
 
 
 def test_of_twenty_concurrent_moves_one_wins(client: RegistryClient) -> None:
     import ray
 
-    for n in range(1, 21):
+    free(client)
+    for n in (1, 2):
         register(client, n)
-    asked = [client.request_promotion(MODEL, n, ALIAS, evidence(), ANN) for n in range(1, 21)]
+    name, asked = name_of(aliases.set, "write"), range(20)
     won = []
-    for call in [client.handle.approve.remote(p.promotion_id, BOB) for p in asked]:
+    for call in [client.handle.write.remote(name, (MODEL, FREE, 1 + n % 2, 0), {"by": ANN}) for n in asked]:
         try:
             won.append(ray.get(call))
         except StaleGeneration:
             continue
+    assert client.read(aliases.history, MODEL, FREE) == won
     assert len(won) == 1
-    assert won[0].state is PromotionState.LIVE
-    assert [h.version for h in client.history(MODEL, ALIAS)] == [won[0].version]
-    assert len(client.promotions(MODEL, PromotionState.STALE)) == 19
 
 
 def test_a_killed_actor_comes_back_with_everything(client: RegistryClient) -> None:
+    free(client)
     for n in (1, 2):
         register(client, n)
     before = go_live(client, 1)
     was = client.heartbeat()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.listen, MODEL, ALIAS, before.generation, 20)
+        waiting = pool.submit(client.listen, MODEL, FREE, before.generation, 20)
         while client.heartbeat()["listeners"] == 0:
             pass
         os.kill(was["pid"], signal.SIGKILL)
-        assert client.alias(MODEL, ALIAS) == before  # a read meets the restart, and is sent again
+        assert client.read(aliases.get, MODEL, FREE) == before  # a read meets the restart, and is sent again
         now = client.heartbeat()
         assert (now["pid"] != was["pid"], now["epoch"], now["is_writer"]) == (True, was["epoch"] + 1, True)
-        after = go_live(client, 2, champion=1)
+        after = go_live(client, 2)
         assert waiting.result(20) == after
-    assert client.verify_audit() == len(client.audit())
+    assert client.read(audit.verify) == len(client.read(audit.listed))
 
 
-def test_a_mutation_that_meets_a_restart_takes_effect_once(client: RegistryClient) -> None:
+def test_a_write_that_meets_a_restart_takes_effect_once(client: RegistryClient) -> None:
+    free(client)
     register(client, 1)
     os.kill(client.heartbeat()["pid"], signal.SIGKILL)
-    asked = client.request_promotion(MODEL, 1, ALIAS, evidence(), ANN)
-    assert [p.promotion_id for p in client.promotions(MODEL)] == [asked.promotion_id]
+    head = go_live(client, 1)
+    assert client.read(aliases.history, MODEL, FREE) == [head]
 
 
 def test_a_registry_that_cannot_open_its_database_says_so_and_can_be_started_later(
@@ -171,13 +177,13 @@ def test_a_registry_that_is_gone_or_silent_is_unavailable(client: RegistryClient
     pid = client.heartbeat()["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(Unavailable, match=r"no answer to models within 0\.3 s"):
-            RegistryClient(client.handle, timeout_s=0.3).models()
+        with pytest.raises(Unavailable, match=r"no answer to .*versions:models within 0\.3 s"):
+            RegistryClient(client.handle, timeout_s=0.3).read(versions.models)
     finally:
         os.kill(pid, signal.SIGCONT)
-    other = ray.remote(num_cpus=0)(type("Gone", (), {"models": lambda self: []})).remote()
+    other = ray.remote(num_cpus=0)(type("Gone", (), {"read": lambda self, *args: []})).remote()
     ray.kill(other)
     with pytest.raises(Unavailable, match="the registry is not available"):
-        RegistryClient(other).models()
+        RegistryClient(other).read(versions.models)
     with pytest.raises(Unavailable, match="'rayplat up' starts it"):
         RegistryClient.connect(namespace="elsewhere")

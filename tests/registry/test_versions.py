@@ -99,7 +99,7 @@ def test_a_bad_candidate_is_refused_by_field_and_leaves_nothing(
 @pytest.mark.parametrize("name", BAD_NAMES, ids=lambda n: repr(n)[:20])
 def test_names_outside_the_alphabet_are_refused_and_leave_nothing(desk: Desk, name: Any) -> None:
     before = desk.rows("select count(*) from rp_audit")
-    with pytest.raises(InvalidName, match="model: .* is no valid name") as e:
+    with pytest.raises(InvalidName, match=r"model: .* is no valid name") as e:
         desk.write(versions.register, replace(candidate(9), model=name), by=ANN)
     assert len(str(e.value)) < 250
     with pytest.raises(NotFound):

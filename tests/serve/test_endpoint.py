@@ -15,16 +15,18 @@ from rayplat import actors
 from rayplat.data.tables import Tables
 from rayplat.errors import NotFound, PartFailed, Unschedulable
 from rayplat.platform import processes
-from rayplat.registry.client import RegistryClient
+from rayplat.registry.candidate import Candidate
+from rayplat.registry.client import RegistryClient, create_token
+from rayplat.registry.record import aliases, policies, versions
 from rayplat.serve import deploy, log_schema
 from rayplat.serve.inference_log import InferenceLogWriter
 from rayplat.settings import Settings
-from rayplat.types import AliasHead, Endpoint, Evidence, Principal, Role
+from rayplat.types import AliasHead, AliasPolicy, Endpoint, Principal, Role
 from tests.serve.tiny import DEPARTURE, MODEL, put_bundle, put_features
 
 pytestmark = pytest.mark.ray
 
-ANN, BOB = Principal("ann", Role.DEVELOPER), Principal("bob", Role.APPROVER)
+ANN, ROOT = Principal("ann", Role.DEVELOPER), Principal("root", Role.ADMIN)
 DISTANCE = 42
 VALUES = {1: 0.2 + DISTANCE / 1000, 2: 0.5 + DISTANCE / 1000}
 
@@ -38,11 +40,8 @@ class Stage:
     url: str
     secret: str
 
-    def promote(self, version: int, champion: int | None = None) -> AliasHead:
-        evidence = Evidence("sha256:" + "0" * 64, 5000, {"auc": 0.7}, champion, {"auc": 0.6} if champion else None)
-        asked = self.registry.request_promotion(MODEL, version, "champion", evidence, ANN)
-        self.registry.approve(asked.promotion_id, BOB, asked.subject_digest)
-        return self.registry.alias(MODEL, "champion")
+    def promote(self, version: int) -> AliasHead:
+        return self.registry.write(aliases.set, MODEL, "champion", version, by=ANN)
 
     def logged(self) -> list[str]:
         table = Tables(self.settings.tables_uri).read(log_schema.TABLE, columns=["request_id"])
@@ -60,11 +59,13 @@ def stage(ray_cluster: str, settings: Settings) -> Iterator[Stage]:
     port = processes.free_port(18000)
     serve.start(http_options={"host": "0.0.0.0", "port": port})
     try:
-        _, secret = registry.create_token("owner", Role.ADMIN, None)
+        _, secret = create_token(registry, "owner", Role.ADMIN, None)
+        registry.write(policies.set, AliasPolicy(MODEL, "champion", False, (), min_approvals=0), by=ROOT)
         put_features(settings)
         for n, answer in enumerate((0.2, 0.5), start=1):
             digest = put_bundle(settings, answer)
-            registry.register_model(MODEL, digest, f"{n:032x}", ANN, "sha256:" + "5" * 64, [], {"auc": 0.7})
+            candidate = Candidate(MODEL, digest, f"{n:032x}", "sha256:" + "5" * 64, (), {"auc": 0.7})
+            registry.write(versions.register, candidate, by=ANN)
         yield Stage(settings, registry, f"http://127.0.0.1:{port}", secret)
     finally:
         serve.shutdown()
@@ -167,11 +168,11 @@ def test_a_served_alias_from_deployment_to_removal(stage: Stage) -> None:
 
     with Load(endpoint, stage.secret) as load:
         load.until_answered(1)
-        moved = stage.promote(2, champion=1)
+        moved = stage.promote(2)
         load.until_answered(2)
         ray.kill(actors.find(actors.INFERENCE_LOG), no_restart=False)
         load.until_answered(2)
-        stage.registry.rollback(MODEL, "champion", BOB, "worse on the live data")
+        stage.promote(1)
         load.until_answered(1)
     assert load.failures == []
     assert moved.generation == 2

@@ -75,7 +75,8 @@ def make_ready(database: sa.Engine, migrate: bool) -> None:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     with database.connect() as connection:
         if database.dialect.name == "sqlite":
-            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")  # a table is changed by putting another in its place
+            # To change a table is to put another in its place, and rows of others point at it.
+            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
             connection.commit()
         try:
             _migrate(connection)

@@ -10,20 +10,63 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    _adoption()
+    _alias_policy()
+    _artifact()
     _edge()
+    _experiment()
     _lineage_node()
     _lineage_sent()
     _outbox()
     _owner()
     _pin()
+    _waiver()
     _webhook()
     _alias_history()
     _model_version()
-    _token()
     _promotion()
-    _alias_policy()
-    _experiment()
+    _token()
     op.execute("update rp_schema set version = 2")
+
+
+def _adoption() -> None:
+    op.create_table(
+        "rp_adoption",
+        sa.Column("model", sa.String(length=63), nullable=False),
+        sa.Column("origin", sa.String(length=71), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "origin"),
+    )
+
+
+def _alias_policy() -> None:
+    op.create_table(
+        "rp_alias_policy",
+        sa.Column("model", sa.String(length=63), nullable=False),
+        sa.Column("alias", sa.String(length=63), nullable=False),
+        sa.Column("policy", sa.Text(), nullable=False),
+        sa.Column("digest", sa.String(length=71), nullable=False),
+        sa.Column("set_by", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("model", "alias"),
+    )
+
+
+def _artifact() -> None:
+    op.create_table(
+        "rp_artifact",
+        sa.Column("digest", sa.String(length=71), nullable=False),
+        sa.Column("run_id", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", "run_id"),
+    )
+    with op.batch_alter_table("rp_artifact") as batch_op:
+        batch_op.create_index("rp_artifact_by_run", ["run_id"], unique=False)
+        batch_op.create_index("rp_artifact_by_time", ["created_at"], unique=False)
 
 
 def _edge() -> None:
@@ -38,6 +81,19 @@ def _edge() -> None:
     )
     with op.batch_alter_table("rp_edge") as batch_op:
         batch_op.create_index("rp_edge_by_target", ["target"], unique=False)
+
+
+def _experiment() -> None:
+    op.create_table(
+        "rp_experiment",
+        sa.Column("promotion_id", sa.String(length=32), nullable=False),
+        sa.Column("design", sa.Text(), nullable=False),
+        sa.Column("design_digest", sa.String(length=71), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("started_by", sa.Text(), nullable=False),
+        sa.Column("power", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("promotion_id"),
+    )
 
 
 def _lineage_node() -> None:
@@ -95,6 +151,24 @@ def _pin() -> None:
     )
 
 
+def _waiver() -> None:
+    op.create_table(
+        "rp_waiver",
+        sa.Column("waiver_id", sa.String(length=16), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("target", sa.String(length=255), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("waiver_id"),
+    )
+    with op.batch_alter_table("rp_waiver") as batch_op:
+        batch_op.create_index("rp_waiver_by_target", ["kind", "target"], unique=False)
+
+
 def _webhook() -> None:
     op.create_table(
         "rp_webhook",
@@ -130,12 +204,6 @@ def _model_version() -> None:
         batch_op.add_column(sa.Column("state", sa.String(length=16), server_default="active", nullable=False))
 
 
-def _token() -> None:
-    with op.batch_alter_table("rp_token") as batch_op:
-        batch_op.add_column(sa.Column("kind", sa.String(length=16), server_default="person", nullable=False))
-        batch_op.add_column(sa.Column("last_used_at", sa.BigInteger(), nullable=True))
-
-
 def _promotion() -> None:
     with op.batch_alter_table("rp_promotion") as batch_op:
         batch_op.add_column(sa.Column("policy", sa.Text(), nullable=True))
@@ -151,27 +219,7 @@ def _promotion() -> None:
         batch_op.create_index("rp_promotion_by_state", ["state"], unique=False)
 
 
-def _alias_policy() -> None:
-    op.create_table(
-        "rp_alias_policy",
-        sa.Column("model", sa.String(length=63), nullable=False),
-        sa.Column("alias", sa.String(length=63), nullable=False),
-        sa.Column("policy", sa.Text(), nullable=False),
-        sa.Column("digest", sa.String(length=71), nullable=False),
-        sa.Column("set_by", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("model", "alias"),
-    )
-
-
-def _experiment() -> None:
-    op.create_table(
-        "rp_experiment",
-        sa.Column("promotion_id", sa.String(length=32), nullable=False),
-        sa.Column("design", sa.Text(), nullable=False),
-        sa.Column("design_digest", sa.String(length=71), nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=False),
-        sa.Column("started_by", sa.Text(), nullable=False),
-        sa.Column("power", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("promotion_id"),
-    )
+def _token() -> None:
+    with op.batch_alter_table("rp_token") as batch_op:
+        batch_op.add_column(sa.Column("kind", sa.String(length=16), server_default="person", nullable=False))
+        batch_op.add_column(sa.Column("last_used_at", sa.BigInteger(), nullable=True))
