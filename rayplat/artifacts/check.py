@@ -7,6 +7,7 @@ from contextlib import closing
 
 from rayplat.artifacts import manifest as manifests
 from rayplat.artifacts.checkout import each
+from rayplat.artifacts.leases import uploads
 from rayplat.artifacts.manifest import PREFIX, Manifest
 from rayplat.artifacts.places.place import CHUNK, OBJECTS, Place, digest_at, object_name
 from rayplat.errors import Corrupt, InvalidInput, NotFound
@@ -34,7 +35,7 @@ def one(place: Place, digest: str) -> VerifyReport:
 
 
 def everything(place: Place) -> VerifyReport:
-    """Of all objects, and whether every file of every tree is there."""
+    """Of all objects, and whether every file of every tree and everything that was published lately is there."""
     problems: list[ArtifactProblem] = []
     named = []
     for entry in place.list(OBJECTS):
@@ -55,6 +56,8 @@ def everything(place: Place) -> VerifyReport:
     for digest, tree in trees.items():
         gone = [e for e in tree.entries if e.digest not in there]
         problems += [ArtifactProblem(e.digest, e.path, f"missing, though the tree {digest} needs it") for e in gone]
+    lately = {upload.digest for upload in uploads(place)} - there
+    problems += [ArtifactProblem(digest, None, "missing, though it was published") for digest in sorted(lately)]
     return VerifyReport(len(named), size, tuple(problems))
 
 

@@ -83,10 +83,9 @@ class FolderPlace:
         try:
             with self._access("read"), self._inside(name) as (folder, last):
                 handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-                file = FileIO(handle, "rb")
                 if stat.S_ISREG(os.fstat(handle).st_mode):
-                    return file
-                file.close()
+                    return FileIO(handle, "rb")
+                os.close(handle)
         except FileNotFoundError:
             raise NotFound("object", name) from None
         except Unavailable as e:
