@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from rayplat.errors import Forbidden, Unauthenticated
-from rayplat.types import Principal, PrincipalKind, Role
+from rayplat.types import Principal, Role
 
 _SECRET = re.compile(r"rpt_([0-9a-f]{12})_[0-9a-f]{64}")
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
@@ -65,12 +65,6 @@ def require(principal: Principal | None, role: Role) -> None:
         raise Unauthenticated()
     if not principal.role.includes(role):
         raise Forbidden(principal.name, f"it needs the role {role.value}, the token has {principal.role.value}")
-
-
-def require_person(principal: Principal) -> None:
-    """Nothing, or `Forbidden` for a service: what two pairs of eyes decide takes a person's."""
-    if principal.kind is not PrincipalKind.PERSON:
-        raise Forbidden(principal.name, "it is a service account, and only a person may approve")
 
 
 class LastUse:

@@ -125,9 +125,11 @@ def _numbered(body: bytes, seq: int) -> bytes:
 # --- one line of an export ----------------------------------------------------------------------------
 
 
-def line(entry: Entry, body: bytes) -> bytes:
+def line(entry: Entry) -> bytes:
     """An entry as one line of RFC 8785 JSON, ``{"body","hash","prev_hash"}``; no line end."""
-    return b"".join((_HEAD, body, _HASH, entry.hash.encode(), _PREV, entry.prev_hash.encode(), _END))
+    old = entry.old_body
+    body = old if old is not None and entry.hash == entry_hash(entry.prev_hash, old) else entry.body
+    return b"".join((_HEAD, body or b"null", _HASH, entry.hash.encode(), _PREV, entry.prev_hash.encode(), _END))
 
 
 def parse(text: bytes) -> Entry:

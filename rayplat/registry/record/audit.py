@@ -7,6 +7,8 @@ written anew with all hashes, shows by the anchors (`registry.anchors`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -33,6 +35,18 @@ class Head(NamedTuple):
     seq: int
     hash: str
     at_us: int
+
+
+class Row(NamedTuple):
+    """An entry for a table: ``detail`` is JSON text, ``hash`` its place in the chain."""
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: str
+    hash: str
 
 
 def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
@@ -91,6 +105,20 @@ def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
     for batch in found.partitions():
         for row in batch:
             yield _entry(*row)
+
+
+def lines(connection: Connection, after: int = 0, limit: int = 5000) -> list[bytes]:
+    """The first ``limit`` entries with a number above ``after``, as lines of an export (`audit_export.lines`)."""
+    return [chain.line(entry) for entry in islice(entries(connection, after), limit)]
+
+
+def page(connection: Connection, after: int, limit: int = 5000) -> list[Row]:
+    """The first ``limit`` entries with a number above ``after``."""
+    wanted = sa.select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit)
+    return [
+        Row(row.seq, rows.from_us(row.at), row.actor, row.action, row.subject, row.detail, row.hash)
+        for row in connection.execute(wanted)
+    ]
 
 
 def check(connection: Connection, known: Mapping[int, str] | None = None, after: Head | None = None) -> AuditReport:
