@@ -54,6 +54,7 @@ INNER = {
     ("artifacts", "missing"),
     ("artifacts", "add_file"),
     ("artifacts", "add_tree"),
+    ("audit", "anchors"),
     ("audit", "lines"),
     ("lineage", "events"),
 }

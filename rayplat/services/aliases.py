@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from rayplat.registry.record import aliases
+from rayplat.registry.record import aliases, drift
 from rayplat.services.verbs import Noun, route
-from rayplat.types import AliasHead, Role
+from rayplat.types import AliasDrift, AliasHead, Role
 
 
 class Aliases(Noun):
@@ -51,3 +51,15 @@ class Aliases(Noun):
         return self._context.registry.write(
             aliases.remove, model, alias, expected_generation, reason, by=self._context.principal
         )
+
+    @route("GET", "/drift", Role.VIEWER)
+    def drift(self) -> tuple[AliasDrift, ...]:
+        """Where MLflow's rows differ from the record, because somebody changed them around it; empty where all is well.
+
+        The platform looks every half minute, and sets back what it finds."""
+        return tuple(self._context.registry.read(drift.find))
+
+    @route("POST", "/drift/repair", Role.ADMIN)
+    def repair(self) -> tuple[AliasDrift, ...]:
+        """Set MLflow's rows back to the record now; what was found, each in the audit log."""
+        return tuple(self._context.registry.write(drift.repair, by=self._context.principal))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from rayplat.artifacts import manifest as manifests
+from rayplat.artifacts.gc import gc as collect
 from rayplat.artifacts.manifest import Entry
 from rayplat.artifacts.places.place import object_name
 from rayplat.artifacts.store import ArtifactStore
@@ -14,9 +16,10 @@ from rayplat.errors import Corrupt, InvalidInput, NotFound
 from rayplat.registry.record import artifacts, pins
 from rayplat.services.spool import Spool
 from rayplat.services.verbs import Noun, route
-from rayplat.types import ArtifactInfo, ArtifactRef, RecordPin, Role, VerifyReport
+from rayplat.types import ArtifactInfo, ArtifactRef, GcReport, RecordPin, Role, VerifyReport
 
 MOST_ASKED = 10_000
+MOST_HOURS = 24.0 * 366
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,20 @@ class Artifacts(Noun):
     def verify(self, digest: str | None = None) -> VerifyReport:
         """Read an artifact, or everything that is stored, and name what is damaged or missing."""
         return self._store.verify(digest)
+
+    @route("POST", "/artifacts/gc", Role.ADMIN, long=True)
+    def gc(self, dry_run: bool = True, keep_hours: float = 72.0) -> GcReport:
+        """Condemn what nothing needs, and delete what was condemned ``keep_hours`` ago; a dry run only says what.
+
+        Needed is what an alias, one of its last live versions, a pin, an open promotion, a version, a run of MLflow or
+        a recent upload names. Raises Conflict beside another collection, Unavailable while uploads are under way."""
+        if not 0 <= keep_hours <= MOST_HOURS:
+            raise InvalidInput("keep_hours", f"{keep_hours} is not between 0 and {MOST_HOURS}")
+        registry = self._context.registry
+        report = collect(self._store, lambda: registry.read(artifacts.roots), timedelta(hours=keep_hours), dry_run)
+        if report.deleted and not dry_run:
+            registry.write(artifacts.collected, report, by=self._context.principal)
+        return report
 
     @route("GET", "/artifacts/{digest}/pins", Role.VIEWER)
     def pins(self, digest: str) -> tuple[RecordPin, ...]:

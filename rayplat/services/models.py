@@ -6,11 +6,12 @@ import re
 
 from rayplat.errors import InvalidInput
 from rayplat.registry import comparison
+from rayplat.registry.adopt import MlflowSource
 from rayplat.registry.record import aliases, pins, versions
 from rayplat.services import registration
 from rayplat.services.registration import Verified
 from rayplat.services.verbs import Noun, route
-from rayplat.types import ModelDiff, ModelVersion, RecordPin, Role, TableVersion
+from rayplat.types import Adopted, ModelDiff, ModelVersion, RecordPin, Role, TableVersion
 
 _REFERENCE = re.compile(r"(?P<model>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -54,6 +55,16 @@ class Models(Noun):
             self._context, model, digest, run_id, training_set, pins, metrics or {}, baseline
         )
         return registration.register(self._context, candidate)
+
+    @route("POST", "/model-imports", Role.ADMIN, long=True)
+    def adopt(
+        self, tracking_uri: str, *, registry_uri: str | None = None, models: tuple[str, ...] | None = None
+    ) -> tuple[Adopted, ...]:
+        """Import an MLflow registry: its versions hashed, signed and numbered as there, its stages as aliases.
+
+        ``tracking_uri`` has its runs, ``registry_uri`` its models where they lie elsewhere; both are reached from the
+        platform's machines, and nothing in them is changed. Again goes on where it was."""
+        return registration.adopt(self._context, MlflowSource(tracking_uri, registry_uri), models)
 
     @route("GET", "/model-diff", Role.VIEWER, long=True)
     def diff(self, a: str, b: str, *, everything: bool = False) -> ModelDiff:

@@ -16,7 +16,6 @@ from rayplat.registry.adopt import MlflowSource
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import artifacts, versions
 from rayplat.services import lineage
-from rayplat.services.lineage import note_data
 from rayplat.services.verbs import Context
 from rayplat.types import Adopted, ArtifactRef, ModelVersion, TableVersion
 

@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from rayplat.errors import BadRows, Conflict, Forbidden, InvalidInput, InvalidName, NotFound, StaleGeneration
+from rayplat.errors import (
+    AlreadyExists,
+    BadRows,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    InvalidName,
+    NotFound,
+    StaleGeneration,
+)
+from rayplat.services.audit import verify_file
 from rayplat.types import (
     AliasHead,
     ChangeCount,
@@ -173,6 +183,48 @@ class ClientContract:
         assert [e.seq for e in entries] == sorted((e.seq for e in entries), reverse=True)
         of_model = platform.audit.list(subject=f"{model}/1")
         assert {e.action for e in of_model} >= {"model.register", "model.sign"}
+
+    def test_an_audit_export_is_checked_anywhere(self, platform: Any, tmp_path: Path) -> None:
+        assert platform.audit.verify().intact
+        written = platform.audit.export(tmp_path / "audit.jsonl")
+        report = verify_file(tmp_path / "audit.jsonl")
+        assert (report.intact, report.entries) == (True, written.entries)
+        lines = (tmp_path / "audit.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "edited.jsonl").write_text("".join(lines).replace("model.register", "model.retire", 1))
+        assert not verify_file(tmp_path / "edited.jsonl").intact
+        with pytest.raises(AlreadyExists):
+            platform.audit.export(tmp_path / "audit.jsonl")
+
+    def test_mlflow_says_what_the_record_says(self, platform: Any) -> None:
+        assert platform.aliases.drift() == ()
+        assert platform.aliases.repair() == ()
+
+    def test_garbage_collection_is_a_dry_run_unless_told_otherwise(self, platform: Any, model: str) -> None:
+        report = platform.artifacts.gc()
+        assert report.dry_run
+        assert platform.models.versions(model)[0].digest not in {*report.condemned, *report.deleted}
+        with pytest.raises(InvalidInput, match="keep_hours"):
+            platform.artifacts.gc(keep_hours=-1.0)
+
+    def test_waivers(self, platform: Any, model: str) -> None:
+        digest = platform.models.versions(model)[0].digest
+        made = platform.waivers.create(digest, "reviewed line by line by two people")
+        assert made in platform.waivers.list()
+        assert platform.waivers.revoke(made.waiver_id, "no longer needed by anybody").revoked_at is not None
+        with pytest.raises(InvalidInput, match="reason"):
+            platform.waivers.create(digest, "why not")
+
+    def test_webhooks(self, platform: Any) -> None:
+        made = platform.webhooks.create("https://example.com/hook", ("promotion.*",))
+        assert made.secret.startswith("whsec_")
+        assert made.webhook in platform.webhooks.list()
+        assert platform.webhooks.replay(made.webhook.webhook_id, 1).position == 0
+        assert platform.webhooks.test(made.webhook.webhook_id) is None
+        assert platform.webhooks.delete(made.webhook.webhook_id) is None
+        with pytest.raises(InvalidInput, match="https"):
+            platform.webhooks.create("http://169.254.169.254/", ("*",))
+        with pytest.raises(NotFound):
+            platform.webhooks.delete("wh-none")
 
     def test_tables(self, platform: Any) -> None:
         assert isinstance(platform.tables.list(), tuple)

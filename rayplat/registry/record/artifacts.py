@@ -18,7 +18,7 @@ from rayplat.registry.record import audit, lineage, rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import alias_head, alias_history, model_version, pin, promotion
 from rayplat.registry.record.schema import artifact as table
-from rayplat.types import ArtifactInfo, ArtifactRef, Principal, PromotionState, Role, VersionState
+from rayplat.types import ArtifactInfo, ArtifactRef, GcReport, Principal, PromotionState, Role, VersionState
 from rayplat.types.lineage import artifact_node, run_node
 
 KINDS = ("dataset", "file", "model", "plot", "profile", "report", "statement", "tree")
@@ -59,6 +59,13 @@ def add(tx: Tx, ref: ArtifactRef, run_id: str | None = None, *, by: Principal) -
     detail = {"kind": made.kind, "size_bytes": made.size_bytes, "run_id": run_id}
     audit.append(tx, by.name, "artifact.add", made.digest, detail)
     return made
+
+
+def collected(tx: Tx, report: GcReport, *, by: Principal) -> None:
+    """Note which objects garbage collection has deleted; `ArtifactInfo` of them stays. Needs an admin."""
+    require(by, Role.ADMIN)
+    detail = {"deleted": list(report.deleted), "size_bytes": report.size_bytes}
+    audit.append(tx, by.name, "artifact.gc", "artifacts", detail)
 
 
 def listed(

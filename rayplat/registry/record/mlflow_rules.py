@@ -46,7 +46,7 @@ def alias_delete(connection: Connection, model: str, alias: str) -> str | None:
         )
     return (
         f"{model}@{alias} is kept in rayplat's record, which MLflow's alias follows: remove it with "
-        f"`rayplat alias delete {model} {alias}`"
+        f"`rayplat alias remove {model} {alias}`"
     )
 
 
