@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rayplat import actors, resources
+from rayplat import resources
 from rayplat.errors import InvalidName, NotFound, PartFailed, RayplatError, Unschedulable
 from rayplat.serve.routes import prefix
 from rayplat.settings import Settings
@@ -272,10 +272,12 @@ def _text(value: Any) -> str:
 
 
 def _registry_view(model: str, alias: str) -> tuple[dict[str, int], list[AliasHead]]:
+    from rayplat.registry.client import RegistryClient
+    from rayplat.registry.record import aliases
+
     try:
-        acks: dict[str, int] = actors.call(actors.REGISTRY, "acks", model, alias, timeout_s=10)
-        history: list[AliasHead] = actors.call(actors.REGISTRY, "history", model, alias, timeout_s=10)
+        registry = RegistryClient.connect(timeout_s=10)
+        return registry.acks(model, alias), registry.read(aliases.history, model, alias)
     except RayplatError as e:
         log.warning("the registry does not say which version answers at %s/%s: %s", model, alias, e)
         return {}, []
-    return acks, history
