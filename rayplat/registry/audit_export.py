@@ -47,16 +47,20 @@ class Exported:
     last_hash: str
 
 
-def lines(notes: Iterable[bytes], entries: Iterable[Entry]) -> Iterator[bytes]:
-    """The lines of an export, each with its line end. A log that does not fit is written as it is."""
+def lines(notes: Iterable[bytes], entries: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of an export, each with its line end, from anchors and from entries as `chain.line` has them.
+
+    A log that does not fit is written as it is.
+    """
     yield _HEADER + b"\n"
     for note in notes:
         yield _ANCHOR + note + b"}\n"
-    count, last = 0, START
-    for entry in entries:
-        count, last = count + 1, entry.hash
-        yield chain.line(entry) + b"\n"
-    yield canonical({"end": {"entries": count, "hash": last}}) + b"\n"
+    count, last = 0, b""
+    for last in entries:
+        count += 1
+        yield last + b"\n"
+    end = next(chain.parsed([last])).hash if count else START
+    yield canonical({"end": {"entries": count, "hash": end}}) + b"\n"
 
 
 def export(connection: Connection, path: Path, notes: Iterable[bytes] = ()) -> Exported:
@@ -64,7 +68,7 @@ def export(connection: Connection, path: Path, notes: Iterable[bytes] = ()) -> E
 
     Take ``notes`` from the anchors before the connection is opened: then no anchor is newer than the entries.
     """
-    return write(path, lines(notes, audit.entries(connection)))
+    return write(path, lines(notes, map(chain.line, audit.entries(connection))))
 
 
 def write(path: Path, found: Iterable[bytes]) -> Exported:
@@ -137,18 +141,17 @@ class _Reader:
         return notes
 
     def entries(self) -> Iterator[Entry]:
-        """The entries; a line that holds none is one that fits nowhere."""
-        line, number = self._ahead, 0
+        """The entries, up to the line that ends them."""
+        return chain.parsed(self._lines())
+
+    def _lines(self) -> Iterator[bytes]:
+        line = self._ahead
         while line:
-            number += 1
             if line.startswith(_END):
                 self._end = _end(line)
                 self._after_end = bool(next(self._found, b"").strip())
                 return
-            try:
-                yield chain.parse(line.rstrip(b"\r\n"))
-            except (ValueError, InvalidInput, RecursionError):
-                yield Entry(number, "", "", b"")
+            yield line
             line = next(self._found, b"")
 
     def problem(self, report: AuditReport) -> AuditProblem | None:

@@ -16,6 +16,7 @@ from json.encoder import encode_basestring as _quote
 from typing import NamedTuple
 
 from rayplat.artifacts.manifest import canonical
+from rayplat.errors import InvalidInput
 from rayplat.types import AuditProblem, AuditReport, Tampering
 
 START = "0" * 64
@@ -145,6 +146,15 @@ def parse(text: bytes) -> Entry:
     if not isinstance(inner, dict) or type(inner.get("seq")) is not int:
         raise ValueError("the line holds no audit entry")
     return Entry(inner["seq"], str(found.get("prev_hash")), str(found.get("hash")), canonical(inner))
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[Entry]:
+    """The entries in lines of an export; for a line that holds none, one that fits nowhere."""
+    for number, text in enumerate(lines, 1):
+        try:
+            yield parse(text.rstrip(b"\r\n"))
+        except (ValueError, InvalidInput, RecursionError):
+            yield Entry(number, "", "", b"")
 
 
 # --- a whole log --------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Audit(Noun):
     def verify(self) -> AuditReport:
         """Check the chain of the whole log and its anchors; the report names the first bad entry."""
         notes = self._anchors.notes()  # before the entries: so no anchor is newer than they are
-        return anchors.check(map(chain.parse, self._lines()), notes, keys.trusted(self._context.settings.keys_folder))
+        return anchors.check(self._entries(), notes, keys.trusted(self._context.settings.keys_folder))
 
     @route("GET", "/audit/anchors", Role.VIEWER)
     def anchors(self) -> tuple[str, ...]:
@@ -55,13 +55,21 @@ class Audit(Noun):
     def export(self, file: Path | str) -> Exported:
         """Write the log and its anchors to a new file, for `rayplat audit verify` and others. Raises AlreadyExists."""
         notes = [note.encode() for note in self.anchors()]
-        return audit_export.write(Path(file), audit_export.lines(notes, self._lines()))
+        return audit_export.write(Path(file), audit_export.lines(notes, map(chain.parse, self._lines())))
 
     @route("POST", "/audit/table", Role.ADMIN, long=True)
     def table(self) -> AuditTable:
         """Append what is new to the Delta table ``audit``, each entry once."""
         new = audit_export.to_delta(self._context.registry, self._context.tables)
         return AuditTable(audit_export.TABLE, new)
+
+    def _entries(self) -> Iterator[chain.Entry]:
+        after = 0
+        while found := self._context.registry.read(audit.batch, after, PAGE):
+            yield from found
+            if found[-1].seq <= after:
+                return
+            after = found[-1].seq
 
     def _lines(self) -> Iterator[bytes]:
         after = 0

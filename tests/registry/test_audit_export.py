@@ -264,7 +264,7 @@ def test_pages_of_an_export_are_the_export(record: Books, kept: AnchorLog, key: 
 
     def paged() -> Any:
         after = 0
-        while page := record.read(audit.batch, after, 3):
+        while page := record.read(audit.lines, after, 3):
             yield from page
             after += len(page)
 
