@@ -29,7 +29,7 @@ from rayplat.registry.egress import EgressRules
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import aliases, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
-from rayplat.registry.upkeep import TICK_S, Upkeep, of_record
+from rayplat.registry.upkeep import TICK_S, Upkeep, anchoring, of_record
 from rayplat.registry.writer import Writer
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, ModelVersion, Principal
@@ -184,6 +184,7 @@ class RegistryActor(Registry):
         egress = EgressRules.of(settings.events)
         defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch, egress)
         super().__init__(settings.database_url, defaults)
+        self._upkeep = Upkeep([*of_record(self.local), anchoring(self.local, settings)])
         self._dispatcher = Dispatcher(self.local, settings.events)
         threading.Thread(target=self._dispatch, name="registry-events", daemon=True).start()
         lineage_server.start(self.local, settings)

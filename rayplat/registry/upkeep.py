@@ -1,4 +1,4 @@
-"""What the registry does by itself: promotions whose time has come, drift of MLflow's rows.
+"""What the registry does by itself: promotions whose time has come, drift of MLflow's rows, anchors of the audit log.
 
 `Upkeep` is driven tick by tick; a chore that fails is logged and comes again at its time, whatever it was.
 """
@@ -10,8 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rayplat.artifacts import keys
+from rayplat.artifacts.places.place import place_at
+from rayplat.registry.anchors import Anchorer, AnchorLog, AnchorTerms
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import drift, promotion_rows, promotions
+from rayplat.settings import Settings
 from rayplat.types import Principal, PrincipalKind, Role
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,22 @@ def of_record(registry: LocalRegistry) -> list[Chore]:
         Chore("promotions", TICK_S, lambda: _promotions(registry)),
         Chore("drift", 30.0, lambda: _drift(registry)),
     ]
+
+
+def anchoring(registry: LocalRegistry, settings: Settings) -> Chore:
+    """The chore that notes the audit log's newest hash outside the database. The first tick makes what it needs: a
+    place that cannot be reached is logged and tried again, and holds up nothing."""
+    made: list[Anchorer] = []
+
+    def tick() -> None:
+        if not made:
+            place = place_at(settings.anchors_root, settings.artifacts.storage_options)
+            terms = AnchorTerms(settings.registry.anchor_every, settings.registry.anchor_s)
+            key = keys.platform_key(settings.keys_folder, settings.signing_key)
+            made.append(Anchorer(registry.record.read, AnchorLog(place), key, terms))
+        made[0].tick()
+
+    return Chore("anchors", TICK_S, tick)
 
 
 def _promotions(registry: LocalRegistry) -> None:
