@@ -20,8 +20,8 @@ def builtin(max_parity_mismatch: float | None = None) -> AliasPolicy:
     gates = [
         GateSpec("pinned_dataset"),
         GateSpec("enough_rows", {"min_rows": 1000}),
-        GateSpec("metric_floor", {"metric": "auc", "floor": 0.6}),
-        GateSpec("leak_ceiling", {"metric": "auc", "ceiling": 0.8}),
+        GateSpec("metric_floor", {"floor": 0.6, "metric": "auc"}),
+        GateSpec("leak_ceiling", {"ceiling": 0.8, "metric": "auc"}),
         GateSpec("better_than_champion", {"metric": "auc", "min_gain": 0.0}),
     ]
     if max_parity_mismatch is not None:

@@ -97,13 +97,18 @@ def add_approval(tx: Tx, asked: Promotion, given: Approval) -> None:
 def go_stale(tx: Tx, asked: Promotion, reason: str) -> Promotion:
     """An open promotion whose ground has moved."""
     after = save(tx, asked, promotion.stale(asked, reason), PLATFORM)
-    log(tx, PLATFORM, "promotion.stale", after, {"reason": reason})
+    log_also(tx, PLATFORM, "promotion.stale", after, {"reason": reason})
     return after
 
 
 def log(tx: Tx, by: str, action: str, asked: Promotion, more: Mapping[str, Any]) -> None:
-    """The audit entry of a change to a promotion."""
+    """The audit entry of the call itself, which carries its idempotency key."""
     audit.append(tx, by, action, f"{asked.model}@{asked.alias}", {**_detail(asked), **more})
+
+
+def log_also(tx: Tx, by: str, action: str, asked: Promotion, more: Mapping[str, Any]) -> None:
+    """The audit entry of what follows from a call: a key belongs to one entry."""
+    log(replace(tx, key=None), by, action, asked, more)
 
 
 def tell(tx: Tx, event: str, asked: Promotion, by: str, more: Mapping[str, Any]) -> None:

@@ -282,7 +282,7 @@ def tick(tx: Tx) -> list[Promotion]:
         head = aliases.find(tx.connection, live.model, live.alias)
         if head is None or head.promotion_id != live.promotion_id:
             changed.append(store.save(tx, live, _stepped(live, Step.SUPERSEDE), store.PLATFORM))
-            store.log(tx, store.PLATFORM, "promotion.supersede", changed[-1], {})
+            store.log_also(tx, store.PLATFORM, "promotion.supersede", changed[-1], {})
     return changed
 
 
@@ -328,7 +328,7 @@ def _go_live(tx: Tx, asked: Promotion, by: str, step: Step = Step.GO_LIVE) -> Pr
     for other in _live(tx, asked.model, asked.alias):
         store.save(tx, other, _stepped(other, Step.SUPERSEDE), by)
     live = store.save(tx, asked, _stepped(asked, step), by)
-    store.log(tx, by, "promotion.live", live, {"generation": head.generation, "from": asked.baseline_version})
+    store.log_also(tx, by, "promotion.live", live, {"generation": head.generation, "from": asked.baseline_version})
     _stale_others(tx, asked.model, asked.alias)
     return live
 
@@ -340,7 +340,7 @@ def _ticked(tx: Tx, asked: Promotion) -> Promotion | None:
         return store.go_stale(tx, asked, reason)
     if asked.expires_at is not None and tx.at >= asked.expires_at:
         closed = replace(_stepped(asked, Step.EXPIRE), reason=f"not live by {asked.expires_at.isoformat()}")
-        store.log(tx, store.PLATFORM, "promotion.expire", closed, {})
+        store.log_also(tx, store.PLATFORM, "promotion.expire", closed, {})
         return store.save(tx, asked, closed, store.PLATFORM)
     if not _is_due(asked, tx.at):
         return None

@@ -193,8 +193,8 @@ def machine(database_url: str) -> Iterator[type[Machine]]:
 def test_no_path_to_live_but_the_right_one(machine: type[Machine]) -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
     few = settings(
-        max_examples=25,
-        stateful_step_count=25,
+        max_examples=20,
+        stateful_step_count=15,
         deadline=None,
         derandomize=True,
         database=None,
