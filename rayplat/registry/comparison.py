@@ -111,6 +111,10 @@ def _identity(version: ModelVersion) -> Values:
         "author": version.author,
         "training set": version.training_set,
         "baseline": version.baseline,
+        "format": version.format or None,
+        "payload": version.payload_digest,
+        "code": version.code_digest,
+        "environment": version.env_digest,
     }
 
 

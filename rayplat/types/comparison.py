@@ -58,7 +58,8 @@ class FileDifference:
 @dataclass(frozen=True)
 class ModelDiff:
     """From version ``a`` to version ``b`` (``model/number``), section by section; only what differs, unless all was
-    asked for. ``identity`` holds digest, format, training set, baseline, code and environment digests; ``notes`` say
+    asked for. ``identity`` holds digest, run, author, training set, baseline, format, and digests of payload, code and
+    environment; ``notes`` say
     what could not be compared, and why. A section without differences is empty."""
 
     a: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def version(number: int, digest: str, **changes: Any) -> ModelVersion:
     return replace(made, **changes)
 
 
-def bundle(store: ArtifactStore, folder: Path, answer: float, features: tuple[FeatureSpec, ...], run: str) -> str:
-    """The digest of a real bundle, as `train` leaves it: exported graph, spec, MLflow's description."""
+def write(folder: Path) -> None:
+    """A real bundle, as `train` leaves it: exported graph and spec."""
     import torch
 
     from rayplat.artifacts.bundle import write_bundle
@@ -51,18 +52,14 @@ def bundle(store: ArtifactStore, folder: Path, answer: float, features: tuple[Fe
 
     class Net(torch.nn.Module):
         def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-            return x.sum(1) * 0.01 + c.sum(1) * 0.01 + answer
+            return x.sum(1) * 0.01 + c.sum(1) * 0.01 + 0.1
 
     batch = torch.export.Dim("batch")
-    numeric = sum(f.kind == "numeric" for f in features)
-    example = (torch.zeros(2, numeric), torch.zeros(2, len(features) - numeric, dtype=torch.int64))
+    example = (torch.zeros(2, 1), torch.zeros(2, 1, dtype=torch.int64))
     exported = torch.export.export(Net(), example, dynamic_shapes=({0: batch}, {0: batch}))
-    spec = ModelSpec(MODEL, "flight", features, {"schedule": "sha256:" + "5" * 64})
-    words = tuple(("UA",) for f in features if f.kind == "categorical")
-    row = {f.name: [1.0] if f.kind == "numeric" else ["UA"] for f in features}
-    write_bundle(folder, exported, spec, Encoding(features, words), row)
-    describe_model(folder, run)
-    return store.put_tree(folder, "model").digest
+    spec = ModelSpec(MODEL, "flight", (DISTANCE, CARRIER), {"schedule": "sha256:" + "5" * 64})
+    row = {"distance": [1.0], "carrier": ["UA"]}
+    write_bundle(folder, exported, spec, Encoding((DISTANCE, CARRIER), (("UA",),)), row)
 
 
 DISTANCE, CARRIER = FeatureSpec("distance", "numeric"), FeatureSpec("carrier", "categorical")
@@ -71,13 +68,24 @@ WIND = FeatureSpec("wind", "numeric", nullable=False)
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ArtifactStore, str, str, str]:
-    """A store with three bundles: the second was trained again, the third takes other features."""
+    """A store with three bundles: the second has other weights, the third takes other features."""
     root = tmp_path_factory.mktemp("comparison")
-    store = ArtifactStore(root / "artifacts")
-    first = bundle(store, root / "a", 0.1, (DISTANCE, CARRIER), "r1")
-    again = bundle(store, root / "b", 0.2, (DISTANCE, CARRIER), "r2")
-    other = bundle(store, root / "c", 0.2, (replace(DISTANCE, nullable=False), WIND, CARRIER), "r3")
-    return store, first, again, other
+    store, digests = ArtifactStore(root / "artifacts"), []
+    write(root / "first")
+    for n, name in enumerate(("first", "again", "other")):
+        folder = root / name
+        if n:
+            shutil.copytree(root / "first", folder)
+            (folder / "data" / "model.pt2").write_bytes(b"other weights")
+        if name == "other":
+            stored = json.loads((folder / "rayplat.json").read_text())
+            features = (replace(DISTANCE, nullable=False), WIND, CARRIER)
+            stored["spec"]["features"] = [asdict(f) for f in features]
+            stored["example"]["columns"]["wind"] = [1.0]
+            (folder / "rayplat.json").write_text(json.dumps(stored))
+        describe_model(folder, f"r{n}")
+        digests.append(store.put_tree(folder, "model").digest)
+    return store, digests[0], digests[1], digests[2]
 
 
 def tree(store: ArtifactStore, folder: Path, **files: str) -> str:
@@ -116,7 +124,8 @@ def test_only_what_differs_between_two_trainings_is_told(pair: tuple[ArtifactSto
     )
     roles = {f.path: f.role for f in found.files}
     assert roles["data/model.pt2"] == "weights"
-    assert roles["MLmodel"] == roles["rayplat.json"] == "metadata"
+    assert roles["MLmodel"] == "metadata"
+    assert "rayplat.json" not in roles
     assert "requirements.txt" not in roles
     assert not found.same_payload
 
@@ -130,6 +139,19 @@ def test_everything_shows_what_is_the_same_too(pair: tuple[ArtifactStore, str, s
     assert names(found.environment)["torch"] is Change.SAME
     assert {f.path for f in found.files if f.change is Change.SAME} >= {"requirements.txt", "input_example.json"}
     assert comparison.only_differences(found) == comparison.diff(version(1, first), version(2, again), store, None)
+
+
+def test_digests_of_what_a_version_consists_of_are_compared(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    digest = tree(store, tmp_path / "m", weights="x")
+    a = version(1, digest, format="onnx", code_digest="sha256:1", env_digest="sha256:2", payload_digest="sha256:3")
+    b = replace(a, version=2, format="pt2", code_digest=None, env_digest="sha256:4", statement="sha256:5")
+    found = comparison.diff(a, b, store, None)
+    assert [(i.name, i.change, i.a, i.b) for i in found.identity] == [
+        ("code", Change.REMOVED, "sha256:1", None),
+        ("environment", Change.CHANGED, "sha256:2", "sha256:4"),
+        ("format", Change.CHANGED, "onnx", "pt2"),
+    ]
 
 
 def test_features_that_came_went_or_changed_their_type(pair: tuple[ArtifactStore, str, str, str]) -> None:
