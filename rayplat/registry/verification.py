@@ -113,6 +113,8 @@ def _signature(found: _Found, store: ArtifactStore, version: ModelVersion, trust
 def _format(found: _Found, folder: Path, version: ModelVersion, waived: Collection[str]) -> None:
     try:
         seen = formats.detect(folder)
+        if not seen.runs_code:
+            formats.attempt(folder, seen)
     except RayplatError as e:
         _fail(found, "the format", e)
         return

@@ -5,11 +5,13 @@ from rayplat.artifacts.formats.digests import code_digest, env_digest, payload_d
 from rayplat.artifacts.formats.format import Format, Predictor
 from rayplat.artifacts.formats.loading import load, load_approved
 from rayplat.artifacts.formats.tree import Tree, folder_tree, stored_tree
+from rayplat.artifacts.formats.trial import attempt
 
 __all__ = [
     "Format",
     "Predictor",
     "Tree",
+    "attempt",
     "code_digest",
     "detect",
     "env_digest",

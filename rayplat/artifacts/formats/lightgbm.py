@@ -16,6 +16,7 @@ from rayplat.artifacts.formats.trees import check_children
 from rayplat.errors import InvalidInput, TooLarge, Unavailable
 
 _MAX_BYTES = 1 << 30
+_END = re.compile(rb"\nend of parameters\r?\n")
 _START = re.compile(rb"tree\r?\nversion=v[234]\r?\n")
 
 
@@ -57,12 +58,13 @@ class LightgbmModel:
 
     def __init__(self, booster: Any, names: tuple[str, ...]) -> None:
         self._booster = booster
+        self.width = int(booster.num_feature())
         own = booster.feature_name()
         placeholders = own == [f"Column_{i}" for i in range(len(own))]
         self._names = names if placeholders and names else tuple(own)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
-        x = tabular.matrix(columns, self._names, self._booster.num_feature())
+        x = tabular.matrix(columns, self._names, self.width)
         return tabular.outputs("prediction", self._booster.predict(x, num_threads=1), len(x))
 
 
@@ -80,6 +82,9 @@ def _check(content: bytes, path: str) -> None:
             raise InvalidInput(path, f"the tree {i} is not where the header says")
         _check_tree(_fields(block), width, path)
         at += size
+    rest = content[at:]
+    if b"\nparameters:" in rest and not _END.search(rest):
+        raise InvalidInput(path, "it is cut off: no end of its parameters")
     if b"end of trees" not in content[at : at + 32] and sizes:
         raise InvalidInput(path, "it is cut off: no end of its trees")
 

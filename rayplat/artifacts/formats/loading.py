@@ -15,6 +15,7 @@ from rayplat.artifacts.formats.detect import READERS, detect
 from rayplat.artifacts.formats.format import Format, Predictor
 from rayplat.artifacts.formats.safetensors import load_tensors
 from rayplat.artifacts.formats.tree import folder_tree
+from rayplat.artifacts.formats.trial import attempt
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import InvalidInput, NeedsWaiver
 
@@ -24,24 +25,35 @@ Build = Callable[[dict[str, npt.NDArray[Any]]], Predictor]
 
 
 def load_approved(
-    store: ArtifactStore, digest: str, into: Path, *, waiver: str | None = None, build: Build | None = None
+    store: ArtifactStore,
+    digest: str,
+    into: Path,
+    *,
+    waiver: str | None = None,
+    build: Build | None = None,
+    tried: bool = False,
 ) -> Predictor:
     """Check the tree ``digest`` out to ``into``, hashing every byte, then load it (see `load`).
 
     Raises `Corrupt` where the store's bytes are not the approved ones, and what `load` raises.
     """
-    return load(store.checkout(digest, into), digest, waiver=waiver, build=build)
+    return load(store.checkout(digest, into), digest, waiver=waiver, build=build, tried=tried)
 
 
-def load(folder: Path, digest: str, *, waiver: str | None = None, build: Build | None = None) -> Predictor:
+def load(
+    folder: Path, digest: str, *, waiver: str | None = None, build: Build | None = None, tried: bool = False
+) -> Predictor:
     """The model in ``folder``, which is a verified checkout of the tree ``digest``.
 
     ``waiver`` is the id of an audited waiver for exactly this digest, looked up by the caller. ``build`` makes a
-    predictor from the tensors of a safetensors model, whose format holds no graph.
+    predictor from the tensors of a safetensors model, whose format holds no graph. ``tried``: verification has loaded
+    these bytes before, so the trial in a process of its own (1 to 2 s) is left out.
     Raises `NeedsWaiver` for what runs code, `InvalidInput` for what cannot be loaded at all.
     """
     found = detect(folder)
     if not found.runs_code:
+        if not tried:
+            attempt(folder, found)
         return _load(folder, found, build)
     if waiver is None:
         raise NeedsWaiver(digest, found.files[0], found.reason)

@@ -91,9 +91,9 @@ class OnnxReader:
             session = onnxruntime.InferenceSession(
                 str(folder / path), sess_options=options, providers=["CPUExecutionProvider"]
             )
+            return OnnxModel(session, names)
         except Exception as e:
             raise InvalidInput(path, f"onnxruntime cannot read it: {str(e)[:300]}") from e
-        return OnnxModel(session, names)
 
 
 class OnnxModel:
@@ -102,13 +102,15 @@ class OnnxModel:
     def __init__(self, session: Any, names: tuple[str, ...]) -> None:
         self._session, self._names = session, names
         self._inputs = session.get_inputs()
+        shapes = [i.shape for i in self._inputs]
+        known = len(shapes) == 1 and len(shapes[0]) == 2 and isinstance(shapes[0][1], int)
+        self.width: int | None = shapes[0][1] if known else None
         self._outputs = [output.name for output in session.get_outputs()]
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         wanted = [i.name for i in self._inputs]
         if len(wanted) == 1 and wanted[0] not in columns:
-            width = self._inputs[0].shape[1] if len(self._inputs[0].shape) == 2 else None
-            feed = {wanted[0]: tabular.matrix(columns, self._names, width if isinstance(width, int) else None)}
+            feed = {wanted[0]: tabular.matrix(columns, self._names, self.width)}
         else:
             absent = [name for name in wanted if name not in columns]
             if absent:

@@ -93,10 +93,10 @@ class SkopsModel:
             raise InvalidInput("skops", f"it holds a {type(model).__name__}, which cannot predict")
         own = getattr(model, "feature_names_in_", None)
         self._model, self._names = model, tuple(map(str, own)) if own is not None else names
-        self._width = getattr(model, "n_features_in_", None)
+        self.width = getattr(model, "n_features_in_", None)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
-        x = tabular.matrix(columns, self._names, self._width)
+        x = tabular.matrix(columns, self._names, self.width)
         frame: Any = x
         if hasattr(self._model, "feature_names_in_"):
             import pandas

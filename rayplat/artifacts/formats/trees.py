@@ -10,7 +10,7 @@ from rayplat.errors import InvalidInput
 
 
 def check_children(path: str, left: Any, right: Any, feature: Any, width: int) -> None:
-    """Nothing, or `InvalidInput`: node 0 is the root, a leaf has no child (a negative number), every other node two
+    """Nothing, or `InvalidInput`: node 0 is the root, a leaf has no child (-1), every other node two
     in range, none is reached twice (so no walk is endless), and whoever has children asks for a feature below
     ``width``."""
     left, right, feature = (np.asarray(values, dtype=np.int64).ravel() for values in (left, right, feature))
@@ -19,7 +19,7 @@ def check_children(path: str, left: Any, right: Any, feature: Any, width: int) -
         raise InvalidInput(path, "a tree's lists of nodes have different lengths")
     inner = left >= 0
     children = np.concatenate([left[inner], right[inner]])
-    if (right[~inner] >= 0).any() or (children <= 0).any() or (children >= nodes).any():
+    if (left[~inner] != -1).any() or (right[~inner] != -1).any() or (children <= 0).any() or (children >= nodes).any():
         raise InvalidInput(path, "a tree's node points outside of the tree")
     if len(np.unique(children)) != len(children):
         raise InvalidInput(path, "a tree's node is reached in two ways")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import numpy.typing as npt
 
 from rayplat.artifacts.formats import columns as tabular
@@ -17,6 +18,7 @@ from rayplat.artifacts.formats.trees import check_children
 from rayplat.errors import InvalidInput, SchemaMismatch, TooLarge, Unavailable
 
 _MAX_BYTES = 1 << 30
+_ROOT = 2**31 - 1  # the parent of a root
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
 _UBJ = re.compile(rb"\{[iUIlL]\x00{0,7}\x07(learner|version)", re.DOTALL)
 _SKIP = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
@@ -60,11 +62,12 @@ class XgboostModel:
     def __init__(self, booster: Any, names: tuple[str, ...]) -> None:
         self._booster = booster
         self._names = tuple(booster.feature_names or names)
+        self.width = int(booster.num_features())
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         import xgboost
 
-        x = tabular.matrix(columns, self._names, self._booster.num_features())
+        x = tabular.matrix(columns, self._names, self.width)
         try:
             answers = self._booster.predict(xgboost.DMatrix(x, nthread=1), validate_features=False)
         except (xgboost.core.XGBoostError, ValueError) as e:
@@ -94,6 +97,9 @@ def _check(model: Any, path: str) -> None:
             lengths = {len(tree[name]) for name in ("left_children", "right_children", "split_indices")}
             if lengths != {nodes} or len(tree["split_conditions"]) != nodes:
                 raise InvalidInput(path, "a tree's lists of nodes have different lengths")
+            parents = np.asarray(tree["parents"], dtype=np.int64)
+            if len(parents) != nodes or ((parents < 0) | (parents >= nodes) & (parents != _ROOT)).any():
+                raise InvalidInput(path, "a tree's node has a parent outside of the tree")
             check_children(path, tree["left_children"], tree["right_children"], tree["split_indices"], width)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise InvalidInput(path, f"it is no model as XGBoost writes it: {e!r}"[:300]) from e
