@@ -21,19 +21,28 @@ from rayplat.types import AuditProblem, AuditReport, Tampering
 
 START = "0" * 64
 _WINDOW = 1000  # entries after a bad one that are looked at, to say what happened
-_SEQ, _SUBJECT = b',"seq":', b',"subject":'
+_KEY, _SEQ, _SUBJECT = b',"key":', b',"seq":', b',"subject":'
 _HEAD, _HASH, _PREV, _END = b'{"body":', b',"hash":"', b'","prev_hash":"', b'"}'
 _TAIL = len(_HASH) + 64 + len(_PREV) + 64 + len(_END)
 
 
 class Entry(NamedTuple):
-    """A stored entry: its number, both hashes, and the bytes its hash may cover (``old_body``: without the key)."""
+    """A stored entry: its number, both hashes, and the bytes its hash covers; ``keyed``: they hold its key, which the
+    hashes of the first release leave out."""
 
     seq: int
     prev_hash: str
     hash: str
     body: bytes
-    old_body: bytes | None = None
+    keyed: bool = False
+
+    @property
+    def old_body(self) -> bytes | None:
+        """The body without the key. The last match is the right one: quotes inside texts are escaped."""
+        if not self.keyed:
+            return None
+        head, _, tail = self.body.rpartition(_KEY)
+        return head + tail[tail.find(_SEQ) :]
 
 
 class Broken(Exception):
@@ -81,7 +90,7 @@ class Chain:
         if entry.seq != self.seq + 1 or entry.prev_hash != self.hash:
             return None
         if entry.hash == entry_hash(self.hash, entry.body):
-            self._keyed = self._keyed or entry.old_body is not None
+            self._keyed = self._keyed or entry.keyed
             return entry.body
         old = None if self._keyed else entry.old_body
         return old if old is not None and entry.hash == entry_hash(self.hash, old) else None

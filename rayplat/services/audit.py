@@ -55,7 +55,7 @@ class Audit(Noun):
     def export(self, file: Path | str) -> Exported:
         """Write the log and its anchors to a new file, for `rayplat audit verify` and others. Raises AlreadyExists."""
         notes = [note.encode() for note in self.anchors()]
-        return audit_export.write(Path(file), audit_export.lines(notes, map(chain.parse, self._lines())))
+        return audit_export.write(Path(file), audit_export.lines(notes, self._lines()))
 
     @route("POST", "/audit/table", Role.ADMIN, long=True)
     def table(self) -> AuditTable:

@@ -134,10 +134,11 @@ def test_what_the_chain_cannot_tell_anchors_can() -> None:
 def test_the_first_releases_entries_are_read_but_only_up_to_the_first_new_one() -> None:
     def keyed(seq: int, prev: str, old: bool) -> Entry:
         new, without = (chain.encode(seq, 1, ("a", "b", "c", "{}"), key) for key in (f"k{seq}", None))
-        return Entry(seq, prev, chain.entry_hash(prev, without if old else new), new, without)
+        return Entry(seq, prev, chain.entry_hash(prev, without if old else new), new, keyed=True)
 
     first = keyed(1, START, old=True)
     second = keyed(2, first.hash, old=False)
+    assert first.old_body == chain.encode(1, 1, ("a", "b", "c", "{}"), None)
     assert check([first, second]).intact
     late = check([first, second, keyed(3, second.hash, old=True)]).problem
     assert late is not None

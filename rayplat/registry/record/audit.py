@@ -37,6 +37,11 @@ class Head(NamedTuple):
     at_us: int
 
 
+_NEWEST = sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1)
+_OF_KEY = sa.select(audit).where(audit.c.request_key == sa.bindparam("key"))
+_APPEND = sa.insert(audit)
+
+
 class Row(NamedTuple):
     """An entry for a table: ``detail`` is JSON text, ``hash`` its place in the chain."""
 
@@ -66,14 +71,14 @@ def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]
         "request_key": tx.key,
     }
     hashed = chain.entry_hash(prev, _body(*columns.values()))
-    tx.connection.execute(sa.insert(audit).values(**columns, prev_hash=prev, hash=hashed))
+    tx.connection.execute(_APPEND, {**columns, "prev_hash": prev, "hash": hashed})
 
 
 def replayed(tx: Tx, action: str) -> AuditEntry | None:
     """The entry an earlier call with the same idempotency key made, if any. `Conflict` when that did something else."""
     if tx.key is None:
         return None
-    row = tx.connection.execute(sa.select(audit).where(audit.c.request_key == tx.key)).first()
+    row = tx.connection.execute(_OF_KEY, {"key": tx.key}).first()
     if row is None:
         return None
     if row.action != action:
@@ -93,8 +98,7 @@ def listed(connection: Connection, limit: int = 100, subject: str | None = None)
 
 def head(connection: Connection) -> Head | None:
     """The newest entry; None where there is none yet."""
-    newest = sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1)
-    row = connection.execute(newest).first()
+    row = connection.execute(_NEWEST).first()
     return None if row is None else Head(row.seq, row.hash, row.at)
 
 
@@ -105,6 +109,11 @@ def entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
     for batch in found.partitions():
         for row in batch:
             yield _entry(*row)
+
+
+def batch(connection: Connection, after: int = 0, limit: int = 5000) -> list[Entry]:
+    """The first ``limit`` entries with a number above ``after``, as the chain sees them."""
+    return list(islice(entries(connection, after), limit))
 
 
 def lines(connection: Connection, after: int = 0, limit: int = 5000) -> list[bytes]:
@@ -142,10 +151,9 @@ def _entry(
 ) -> Entry:
     try:
         body = _body(seq, at, actor, action, subject, detail, key)
-        old = None if key is None else _body(seq, at, actor, action, subject, detail, None)
     except (TypeError, ValueError):  # SQLite keeps a value of any type in any column: such an edit fits no hash
-        body, old = b"", None
-    return Entry(seq if type(seq) is int else -1, str(prev), str(its_hash), body, old)
+        body = b""
+    return Entry(seq if type(seq) is int else -1, str(prev), str(its_hash), body, key is not None and bool(body))
 
 
 def _body(seq: Any, at: Any, actor: Any, action: Any, subject: Any, detail: Any, key: Any) -> bytes:
