@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from rayplat.artifacts import keys
 from rayplat.errors import RayplatError
 from rayplat.platform import processes, state
 from rayplat.serve import flags
@@ -44,7 +45,14 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """All findings, in the order of the checks. It changes nothing on the machine."""
-    return [*_versions(), *_machine(settings), *_ports(settings), _home(settings), *_serve_flags()]
+    return [
+        *_versions(),
+        *_machine(settings),
+        *_ports(settings),
+        _home(settings),
+        _signing_key(settings),
+        *_serve_flags(),
+    ]
 
 
 def _versions() -> list[Finding]:
@@ -139,6 +147,17 @@ def _home(settings: Settings) -> Finding:
     return Finding(
         "home", "error", f"{existing} cannot be written", "choose another folder with --home or RAYPLAT_HOME"
     )
+
+
+def _signing_key(settings: Settings) -> Finding:
+    """The key that signs models: without it nothing can be registered."""
+    file = settings.signing_key or settings.keys_folder / keys.PRIVATE
+    if settings.signing_key is None and not os.path.exists(file):
+        return Finding("signing key", "ok", "none yet; `rayplat up` makes it")
+    try:
+        return Finding("signing key", "ok", f"{file}, id {keys.load(file).public.key_id[:16]}")
+    except RayplatError as e:
+        return Finding("signing key", "error", str(e), "put a P-256 private key with mode 600 there")
 
 
 def _nearest(path: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rayplat import actors, client, identity
+from rayplat.artifacts import keys
 from rayplat.errors import Conflict, InvalidInput, NotFound, PartFailed, RayplatError
 from rayplat.platform import mlflow_server, processes, ray_node, state
 from rayplat.platform.state import PlatformState, secret_file
@@ -129,6 +130,7 @@ def _start_registry(settings: Settings, current: PlatformState, say: Callable[[]
         raise PartFailed("the registry", "this cluster already carries a platform of another home; use that one")
     changed: PlatformState | None = None
     try:
+        keys.platform_key(settings.keys_folder, settings.signing_key)
         if found is None:
             say()
             # MLflow's server makes the database's tables; two processes doing so at once would collide.
@@ -243,10 +245,13 @@ def status(settings: Settings) -> list[PartStatus]:
     )
     parts.insert(0, PartStatus("Ray cluster", "up", detail, current.dashboard_url or current.ray_address))
     from rayplat.api import deployment
+    from rayplat.registry.client import RegistryClient
     from rayplat.serve import deploy, served
-    from rayplat.services.status import actor_status
+    from rayplat.services.status import actor_status, registry_parts
 
     parts += [actor_status(name) for name in (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR)]
+    with contextlib.suppress(RayplatError):  # without a registry, its own line says so
+        parts += registry_parts(RegistryClient.connect(), settings)
     apps = {name: (app_state, message) for name, app_state, message in deployment.applications()}
     parts.append(_application_status("control API", apps.get(CONTROL_APP), current.serve_url))
     for model, alias in served.remembered(settings.home):
