@@ -20,6 +20,8 @@ from rayplat.scoring import auc, brier, log_loss
 from rayplat.types import TrainingSet
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rayplat.data.tables import Tables
 
 LEAKAGE_AUC = 0.80
@@ -68,22 +70,48 @@ def evaluate(model: Path | LoadedModel, tables: Tables, training_set: TrainingSe
 
 def score(model: Path | LoadedModel, tables: Tables, training_set: TrainingSet, since: datetime) -> Holdout:
     """Scores of the holdout, read at the table version that ``training_set`` pins."""
+    loaded = model if isinstance(model, LoadedModel) else load_bundle(model)
+    rows, unlabelled = labelled_rows(tables, training_set, since, feature_names(loaded))
+    return Holdout(labels_of(rows, training_set), predict(loaded, rows), unlabelled)
+
+
+def labelled_rows(
+    tables: Tables, training_set: TrainingSet, since: datetime, columns: list[str]
+) -> tuple[pa.Table, int]:
+    """``columns`` and the label of the labelled rows at or after ``since``, at the version that ``training_set`` pins,
+    and how many more had no label. Raises `InvalidInput` where none is left."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from rayplat.train.tabular import feature_specs
-
-    loaded = model if isinstance(model, LoadedModel) else load_bundle(model)
-    names = [feature.name for feature in loaded.spec.features]
     when = pc.field(training_set.event_time) >= pa.scalar(since, pa.timestamp("us", tz="UTC"))
-    table = tables.read(training_set.data, columns=[*names, training_set.label], where=when)
-    feature_specs(table.schema, names)
+    wanted = list(dict.fromkeys([*columns, training_set.label]))
+    table = tables.read(training_set.data, columns=wanted, where=when)
     labelled = table.filter(pc.is_valid(table[training_set.label]))
     if not labelled.num_rows:
         raise InvalidInput("holdout", f"no labelled row of {training_set.name!r} is at or after {since:%Y-%m-%d}")
+    return labelled, table.num_rows - labelled.num_rows
+
+
+def predict(loaded: LoadedModel, rows: pa.Table) -> npt.NDArray[np.float32]:
+    """The first output of the model for each row. Raises `SchemaMismatch` where a feature is missing."""
+    from rayplat.train.tabular import feature_specs
+
+    names = feature_names(loaded)
+    feature_specs(rows.select([name for name in names if name in rows.column_names]).schema, names)
     parts = []
-    for batch in range(0, labelled.num_rows, _BATCH_ROWS):
-        x, c = loaded.encoding.encode_table(labelled.slice(batch, _BATCH_ROWS))
+    for batch in range(0, rows.num_rows, _BATCH_ROWS):
+        x, c = loaded.encoding.encode_table(rows.slice(batch, _BATCH_ROWS))
         parts.append(loaded.predict_encoded(x, c)[loaded.spec.outputs[0]])
-    labels = labelled[training_set.label].cast(pa.float32()).to_numpy()
-    return Holdout(labels, np.concatenate(parts), table.num_rows - labelled.num_rows)
+    return np.asarray(np.concatenate(parts))
+
+
+def labels_of(rows: pa.Table, training_set: TrainingSet) -> npt.NDArray[np.float32]:
+    """The labels as float32 [n], 0 or 1."""
+    import pyarrow as pa
+
+    return np.asarray(rows[training_set.label].cast(pa.float32()).to_numpy())
+
+
+def feature_names(loaded: LoadedModel) -> list[str]:
+    """What the model reads, in its order."""
+    return [feature.name for feature in loaded.spec.features]
