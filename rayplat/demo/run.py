@@ -129,6 +129,7 @@ def _run(settings: Settings, requests: int, record: Record, stage: Stage) -> Non
         with stage.step("train_first", "train: schedule and weather"):
             first = steps.register(platform, steps.train(platform, steps.RECIPES["first"]), author)
         with stage.step("promote_first", "gate and approval of the first model"):
+            steps.set_policy(platform)
             promotion = steps.request(platform, first.version, author)
             if promotion.state is PromotionState.AWAITING_APPROVAL:
                 found["refusals"] = [_own_approval(author, promotion)]
@@ -203,8 +204,18 @@ def _promotion(promotion: Promotion) -> dict[str, Any]:
         "state": promotion.state,
         "requester": promotion.requester,
         "approvers": [a.approver for a in promotion.approvals],
+        "gain": _gain(promotion),
         "gates": {g.gate: f"{g.verdict}: {g.reason}" for g in promotion.gates},
     }
+
+
+def _gain(promotion: Promotion) -> dict[str, Any] | None:
+    """The candidate's AUC against the champion's on the same rows; None where there was no champion."""
+    found = promotion.evidence.comparisons if promotion.evidence is not None else ()
+    auc = next((c for c in found if (c.metric, c.segment) == ("auc", "")), None)
+    if auc is None or auc.difference is None:
+        return None
+    return {"auc": auc.difference, "standard_error": auc.standard_error, "rows": auc.rows}
 
 
 def _model(version: ModelVersion) -> dict[str, Any]:
@@ -241,6 +252,8 @@ def _tables(result: dict[str, Any], file: Path) -> list[Any]:
     for model, promotion in zip(result["models"], result["promotions"], strict=True):
         auc = model["metrics"]["auc"]
         by = f", approved by {', '.join(promotion['approvers'])}" if promotion["approvers"] else ""
+        gain = promotion["gain"]
+        by += f", AUC {gain['auc']:+.3f} ± {gain['standard_error']:.3f} to the champion" if gain else ""
         failed = [reason for reason in promotion["gates"].values() if reason.startswith("fail")]
         what.add_row(
             f"model version {model['version']}",
