@@ -182,4 +182,4 @@ def test_a_free_alias_is_named_by_its_own_command(either: Desk, monkeypatch: pyt
     assert "rayplat alias set flight-delay mine 2" in said
     said = either.read(mlflow_rules.alias_delete, MODEL, "mine")
     assert said is not None
-    assert "rayplat alias" in said
+    assert "rayplat alias remove flight-delay mine" in said

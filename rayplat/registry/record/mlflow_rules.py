@@ -41,8 +41,8 @@ def alias_delete(connection: Connection, model: str, alias: str) -> str | None:
         return None
     if _is_protected(connection, model, alias):
         return (
-            f"{model}@{alias} is protected and is not deleted through MLflow: `rayplat rollback {model} {alias}` goes "
-            f"back to the version before, `rayplat promote` replaces it"
+            f"{model}@{alias} is protected and is not deleted through MLflow: go back to the version before with "
+            f"`rayplat rollback {model} {alias} REASON`, or replace it with `rayplat promote`"
         )
     return (
         f"{model}@{alias} is kept in rayplat's record, which MLflow's alias follows: remove it with "
@@ -61,7 +61,7 @@ def version_delete(connection: Connection, model: str, version: int) -> str | No
         )
     return (
         f"{model}/{version} is registered in rayplat's record, which keeps its history: delete it with "
-        f"`rayplat model delete {model} {version}`"
+        f"`rayplat model delete {model} {version} REASON`"
     )
 
 
@@ -76,7 +76,7 @@ def model_delete(connection: Connection, model: str) -> str | None:
         return f"{model} is in use by {', '.join(uses[:5])}: move or close those first, then `rayplat model delete`"
     return (
         f"{model} has {len(found)} versions in rayplat's record, which keeps their history: delete each with "
-        f"`rayplat model delete {model} VERSION`"
+        f"`rayplat model delete {model} VERSION REASON`"
     )
 
 
