@@ -21,12 +21,24 @@ from rayplat.registry.record.schema import alias_head, alias_history
 from rayplat.types import AliasHead, AuditEntry, Principal, Role, check_alias
 
 _REASON_LENGTH = 2000
+# Built once: a move is what many wait for, and to build a statement takes SQLAlchemy longer than to run it.
+_FIND = sa.select(alias_head).where(
+    alias_head.c.model == sa.bindparam("model"), alias_head.c.alias == sa.bindparam("alias")
+)
+_GENERATION = sa.select(sa.func.max(alias_history.c.generation)).where(
+    alias_history.c.model == sa.bindparam("model"), alias_history.c.alias == sa.bindparam("alias")
+)
+_MOVE = sa.update(alias_head).where(
+    alias_head.c.model == sa.bindparam("its_model"),
+    alias_head.c.alias == sa.bindparam("its_alias"),
+    alias_head.c.generation == sa.bindparam("its_generation"),
+)
+_CREATE, _KEEP = sa.insert(alias_head), sa.insert(alias_history)
 
 
 def find(connection: Connection, model: str, alias: str) -> AliasHead | None:
     """Where the alias points, None where it does not exist."""
-    wanted = (alias_head.c.model == model) & (alias_head.c.alias == alias)
-    row = connection.execute(sa.select(alias_head).where(wanted)).first()
+    row = connection.execute(_FIND, {"model": model, "alias": alias}).first()
     return None if row is None else rows.alias_head(row)
 
 
@@ -55,8 +67,7 @@ def of_model(connection: Connection, model: str) -> list[AliasHead]:
 
 def generation(connection: Connection, model: str, alias: str) -> int:
     """How often the alias was moved or removed, to compare and set on: 0 where it never existed."""
-    wanted = (alias_history.c.model == model) & (alias_history.c.alias == alias)
-    return int(connection.scalar(sa.select(sa.func.max(alias_history.c.generation)).where(wanted)) or 0)
+    return int(connection.scalar(_GENERATION, {"model": model, "alias": alias}) or 0)
 
 
 def history(connection: Connection, model: str, alias: str) -> list[AliasHead]:
@@ -75,7 +86,7 @@ def at(connection: Connection, model: str, alias: str, moment: datetime) -> Alia
     return found[0] if found and not found[0].removed else None
 
 
-def set(  # noqa: A001 - read as ``aliases.set``
+def set(
     tx: Tx, model: str, alias: str, version: int, expected_generation: int | None = None, *, by: Principal
 ) -> AliasHead:
     """Point a free alias at ``version``, if it is still at ``expected_generation`` (None: wherever it is now).
@@ -128,8 +139,8 @@ def remove(
     gone = replace(
         before, generation=before.generation + 1, moved_at=tx.at, moved_by=by.name, promotion_id=None, removed=True
     )
-    tx.connection.execute(sa.delete(alias_head).where(_same(alias_head, before)))
-    tx.connection.execute(sa.insert(alias_history).values(**rows.alias_head_columns(gone)))
+    tx.connection.execute(sa.delete(alias_head).where(alias_head.c.model == model, alias_head.c.alias == alias))
+    tx.connection.execute(_KEEP, rows.alias_head_columns(gone))
     mlflow_rows.delete_alias(tx.connection, model, alias)
     detail = {**_detail(gone, before), "reason": reason.strip()[:_REASON_LENGTH]}
     audit.append(tx, by.name, "alias.remove", f"{model}@{alias}", detail)
@@ -144,13 +155,13 @@ def _point(tx: Tx, head: AliasHead, expected: int | None, before: AliasHead | No
         raise _stale(head, now, expected)
     head = replace(head, generation=now + 1, moved_at=tx.at, removed=False)
     columns = rows.alias_head_columns(head)
-    tx.connection.execute(sa.insert(alias_history).values(**columns))
+    tx.connection.execute(_KEEP, columns)
     del columns["removed"]
     if before is None:
-        tx.connection.execute(sa.insert(alias_head).values(**columns))
+        tx.connection.execute(_CREATE, columns)
     else:
-        same = _same(alias_head, head) & (alias_head.c.generation == now)
-        tx.connection.execute(sa.update(alias_head).where(same).values(**columns))
+        at = {"its_model": head.model, "its_alias": head.alias, "its_generation": now}
+        tx.connection.execute(_MOVE, {**columns, **at})
     mlflow_rows.set_alias(tx.connection, head)
     lineage.moved(tx, head)
     body = {"by": head.moved_by, "promotion_id": head.promotion_id, **_detail(head, before)}
@@ -179,10 +190,6 @@ def _history(
     heads = sa.select(alias_history).where(wanted if more is None else wanted & more)
     heads = heads.order_by(alias_history.c.generation.desc()).limit(limit)
     return [rows.alias_head(row) for row in connection.execute(heads)]
-
-
-def _same(table: sa.Table, head: AliasHead) -> sa.ColumnElement[bool]:
-    return (table.c.model == head.model) & (table.c.alias == head.alias)
 
 
 def _stale(head: AliasHead, now: int, expected: int | None) -> StaleGeneration:

@@ -25,6 +25,11 @@ from rayplat.types import AliasHead
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
+_FENCE = (
+    sa.update(schema.lease)
+    .where(schema.lease.c.id == 1, schema.lease.c.epoch == sa.bindparam("mine"))
+    .values(writes=schema.lease.c.writes + 1)
+)
 _ATTEMPTS = 5
 _PASSING = ("locked", "deadlock detected")  # what another process's transaction causes, and is over when it is
 
@@ -36,7 +41,7 @@ class Defaults:
 
     artifacts_root: str = ""
     max_parity_mismatch: float | None = None
-    egress: EgressRules = EgressRules()
+    egress: EgressRules = field(default_factory=EgressRules)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Tx:
     connection: Connection
     at: datetime
     key: str | None
-    defaults: Defaults = Defaults()
+    defaults: Defaults = field(default_factory=Defaults)
     moved: list[AliasHead] = field(default_factory=list)
 
 
@@ -150,10 +155,8 @@ class Record(Reader):
 
     def _fence(self, connection: Connection) -> None:
         """Take the write lock; refuse if replaced. It must be a transaction's first statement (see `schema.lease`)."""
-        lease = schema.lease
-        mine = sa.update(lease).where(lease.c.id == 1, lease.c.epoch == self.epoch).values(writes=lease.c.writes + 1)
-        if connection.execute(mine).rowcount != 1:
-            now = connection.scalar(sa.select(lease.c.epoch))
+        if connection.execute(_FENCE, {"mine": self.epoch}).rowcount != 1:
+            now = connection.scalar(sa.select(schema.lease.c.epoch))
             raise Unavailable("the registry", f"another incarnation took over (epoch {now}, this one had {self.epoch})")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,6 +58,7 @@ LOGGED_IN = "logged in"  # alias generation -> inference log of the version
 
 TRAINED_ON = (SOURCE_OF, PINNED_BY, HOLDS, TRAINED, MADE)  # the way from a table to what was trained on it
 
+_INSERT = sa.insert(edge)
 MOST_EDGES = 5_000
 MOST_ADDED = 1_000
 _DEEPEST = 1_000
@@ -99,7 +100,7 @@ def moved(tx: Tx, head: AliasHead) -> None:
     ]
     if head.promotion_id is not None:
         found.append(Edge(promotion_node(head.promotion_id), here, MOVED))
-    _link(tx, found)
+    _insert(tx, found)  # a generation is new, so none of these can be there
 
 
 def add(tx: Tx, edges: Sequence[Edge], nodes: Sequence[Node] = (), *, by: Principal) -> int:
@@ -137,9 +138,13 @@ def _link(tx: Tx, edges: Iterable[Edge]) -> list[Edge]:
     known = {tuple(row) for row in there}
     new = [one for key, one in wanted.items() if key not in known]
     if new:
-        at = rows.to_us(tx.at)
-        tx.connection.execute(sa.insert(edge), [{**asdict(one), "at": at} for one in new])
+        _insert(tx, new)
     return new
+
+
+def _insert(tx: Tx, edges: Sequence[Edge]) -> None:
+    at = rows.to_us(tx.at)
+    tx.connection.execute(_INSERT, [{**vars(one), "at": at} for one in edges])
 
 
 def _note(tx: Tx, facts: dict[str, dict[str, Any]]) -> None:

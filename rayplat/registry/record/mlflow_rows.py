@@ -5,6 +5,7 @@ They are a projection: written in the record's transaction, never read to decide
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import datetime
 from typing import Any
@@ -205,8 +206,15 @@ def _upsert(
     connection: Connection, table: sa.Table, key: dict[str, Any], row: dict[str, Any], new: dict[str, Any]
 ) -> None:
     """Set ``row`` where ``key`` is, or insert it with the columns in ``new``. The fence keeps other writers out."""
-    if connection.execute(sa.update(table).where(_same(table, key)).values(**row)).rowcount == 0:
-        connection.execute(sa.insert(table).values(**key, **row, **new))
+    at = {f"its_{name}": value for name, value in key.items()}
+    if connection.execute(_update(table, tuple(key)), {**row, **at}).rowcount == 0:
+        connection.execute(sa.insert(table), {**key, **row, **new})
+
+
+@functools.cache
+def _update(table: sa.Table, key: tuple[str, ...]) -> sa.Update:
+    """Built once: to build a statement takes SQLAlchemy longer than to run it."""
+    return sa.update(table).where(*(table.c[name] == sa.bindparam(f"its_{name}") for name in key))
 
 
 def _same(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:

@@ -6,6 +6,8 @@ built-in one, which protects every alias.
 
 from __future__ import annotations
 
+import functools
+
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
@@ -17,6 +19,10 @@ from rayplat.registry.record import audit, promotion_rows, rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import alias_policy
 from rayplat.types import AliasPolicy, Principal, Role
+
+_HOLDING = sa.select(alias_policy.c.model, alias_policy.c.alias, alias_policy.c.policy).where(
+    alias_policy.c.model.in_([sa.bindparam("m"), rules.ANY]), alias_policy.c.alias.in_([sa.bindparam("a"), rules.ANY])
+)
 
 
 def set(tx: Tx, policy: AliasPolicy, *, by: Principal) -> AliasPolicy:
@@ -68,11 +74,9 @@ def get(connection: Connection, model: str, alias: str) -> AliasPolicy:
 
 def find(connection: Connection, model: str, alias: str, max_parity_mismatch: float | None = None) -> AliasPolicy:
     """The policy that holds for an alias. ``max_parity_mismatch`` (a setting) goes into the built-in one."""
-    for pair in rules.resolution(model, alias):
-        found = _stored(connection, *pair)
-        if found is not None:
-            return found
-    return rules.builtin(max_parity_mismatch)
+    stored = {(row.model, row.alias): row.policy for row in connection.execute(_HOLDING, {"m": model, "a": alias})}
+    found = next((stored[pair] for pair in rules.resolution(model, alias) if pair in stored), None)
+    return rules.builtin(max_parity_mismatch) if found is None else _parsed(found)
 
 
 def listed(connection: Connection) -> list[AliasPolicy]:
@@ -91,7 +95,12 @@ def _stale(tx: Tx) -> None:
 
 def _stored(connection: Connection, model: str, alias: str) -> AliasPolicy | None:
     text = connection.scalar(sa.select(alias_policy.c.policy).where(_of(model, alias)))
-    return None if text is None else documents.parse(AliasPolicy, text, "alias policy")
+    return None if text is None else _parsed(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str) -> AliasPolicy:
+    return documents.parse(AliasPolicy, text, "alias policy")
 
 
 def _of(model: str, alias: str) -> sa.ColumnElement[bool]:

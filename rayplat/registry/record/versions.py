@@ -22,6 +22,9 @@ from rayplat.types import ModelVersion, Principal, PromotionState, Role, Version
 
 _LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
 _REASON_LENGTH = 2000
+_GET = sa.select(model_version).where(
+    model_version.c.model == sa.bindparam("model"), model_version.c.version == sa.bindparam("version")
+)
 _S = PromotionState
 _OPEN = set(_S) - {_S.LIVE, _S.SUPERSEDED, _S.ROLLED_BACK, _S.REJECTED, _S.EXPIRED, _S.STALE, _S.CANCELLED}
 
@@ -70,9 +73,8 @@ def get(connection: Connection, model: str, version: int) -> ModelVersion:
     """One version, in whatever state. Raises `NotFound`, saying whether the model or the version is unknown."""
     if isinstance(version, bool) or not isinstance(version, int):
         raise InvalidInput("version", f"{version!r} is no number of a version")
-    wanted = (model_version.c.model == model) & (model_version.c.version == version)
     possible = 1 <= version <= _LAST_NUMBER
-    row = connection.execute(sa.select(model_version).where(wanted)).first() if possible else None
+    row = connection.execute(_GET, {"model": model, "version": version}).first() if possible else None
     if row is None:
         known = ", ".join(str(v.version) for v in listed(connection, model)[:5])
         raise NotFound("model version", f"{model}/{version}", f"the newest are {known}")
