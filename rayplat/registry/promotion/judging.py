@@ -18,6 +18,7 @@ from rayplat.types import (
     Evidence,
     Experiment,
     GateResult,
+    GateSpec,
     Promotion,
     PromotionState,
     Verdict,
@@ -26,6 +27,7 @@ from rayplat.types import (
 )
 
 _S = PromotionState
+_ALWAYS = (GateSpec("intact"), GateSpec("safe_format"))
 _STEPS = (Step.VERIFY, Step.EVALUATE, Step.SHADOW, Step.COMPARE)
 
 
@@ -45,7 +47,10 @@ def judge(promotion: Promotion) -> Promotion:
             nothing = GateResult("policy", Verdict.FAIL, "a protected alias has no gate: nothing was looked at")
             return _rejected(replace(promotion, gates=(*promotion.gates, nothing)))
         promotion = replace(promotion, state=advance(promotion.state, Step.AWAIT))
-    return with_subject(promotion)
+    after = with_subject(promotion)
+    if after.subject_digest != promotion.subject_digest and any(a.decision == "approve" for a in promotion.approvals):
+        return stale(after, "what was approved has changed since")
+    return after
 
 
 def with_evidence(promotion: Promotion, evidence: Evidence) -> Promotion:
@@ -60,11 +65,17 @@ def with_evidence(promotion: Promotion, evidence: Evidence) -> Promotion:
 
 
 def with_verification(promotion: Promotion, found: VerificationEvidence) -> Promotion:
-    """After the platform has verified the bundle. Raises `Conflict` where it is closed."""
+    """After the platform has verified the bundle. Bytes that are damaged or run code without a waiver are rejected
+    under any policy. Raises `Conflict` where it is closed."""
     _check_open(promotion)
     if _decided(promotion, "verify") and promotion.verification != found:
         return stale(promotion, "the bundle was verified again and the outcome is another")
-    return judge(replace(promotion, verification=found))
+    verified = replace(promotion, verification=found)
+    refused = [r for r in decide(_ALWAYS, "verify", _case(verified)) if r.verdict is Verdict.FAIL]
+    asked_for = {spec.gate for spec in _gates(promotion)}
+    if refused and not asked_for & {r.gate for r in refused}:
+        return _rejected(replace(verified, gates=(*promotion.gates, *refused)))
+    return judge(verified)
 
 
 def with_custom_results(promotion: Promotion, results: tuple[GateResult, ...]) -> Promotion:

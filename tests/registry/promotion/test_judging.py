@@ -245,3 +245,20 @@ def test_who_may_approve() -> None:
     ):
         with pytest.raises(Forbidden, match=why):
             promotion.check_approver(found, "carl", who)
+
+
+def test_a_bundle_found_damaged_is_rejected_under_any_policy() -> None:
+    for change in ({"intact": False}, {"runs_code": True}):
+        found = promotion.with_evidence(asked(policy(*EVALUATE)), EVALUATION)
+        assert promotion.with_verification(found, VERIFIED).state is S.AWAITING_APPROVAL
+        assert promotion.with_verification(found, replace(VERIFIED, **change)).state is S.REJECTED
+    unsigned = promotion.with_verification(found, replace(VERIFIED, signed=False))
+    assert unsigned.state is S.AWAITING_APPROVAL
+
+
+def test_what_is_found_after_an_approval_makes_it_stale() -> None:
+    found = promotion.with_evidence(asked(policy(*EVALUATE, min_approvals=1, cooldown_s=60.0)), EVALUATION)
+    approved = promotion.approve(found, approval(found), found.subject_digest)
+    assert approved.state is S.APPROVED
+    assert promotion.with_verification(approved, VERIFIED).state is S.STALE
+    assert promotion.with_evidence(approved, EVALUATION).state is S.APPROVED
