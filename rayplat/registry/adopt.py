@@ -208,7 +208,7 @@ class _Import:
         if left := sorted(metrics.keys() - usable.keys()):
             refused.append(f"version {version.version}: metrics that are not finite or not ASCII: {', '.join(left)}")
         owner = run.data.tags.get("mlflow.user") if run is not None else None
-        run_id = version.run_id or f"imported-{digest.removeprefix('sha256:')}"
+        run_id = version.run_id or f"imported-{digest.removeprefix('sha256:')[:40]}"  # longer than MLflow's own
         candidate = Candidate(version.name, digest, run_id, self._training_set(version, run), (), usable)
         return self._with_content(candidate), str(version.user_id or owner or "unknown")
 

@@ -9,11 +9,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rayplat.artifacts.gc import gc
 from rayplat.artifacts.locations import parse, tree_uri, uri_of
 from rayplat.artifacts.store import ArtifactStore
 
@@ -225,6 +227,23 @@ def test_what_a_proxying_server_writes_is_where_the_run_looks(root: str, files: 
     open_at(uri_of(root)).log_artifacts(files, f"1/{RUN}/artifacts/model")
     direct = open_at(f"{uri_of(root)}/1/{RUN}/artifacts")
     assert tree(Path(direct.download_artifacts("model"))) == tree(files)
+
+
+def test_garbage_collection_keeps_what_a_run_names_until_it_is_deleted(local: Any, files: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "store")
+    local.log_artifacts(files)
+
+    def collect() -> None:
+        for _ in range(2):  # one condemns, the next deletes
+            gc(store, dict, timedelta(0), dry_run=False)
+
+    collect()
+    assert tree(Path(local.download_artifacts(""))) == tree(files)
+    digest = store.put_file(files / "a.txt", "file").digest
+    local.delete_artifacts("a.txt")
+    collect()
+    assert not store.exists(digest)
+    assert Path(local.download_artifacts("nested/b.txt")).read_text() == "BB"
 
 
 # --- immutable trees -----------------------------------------------------------------------------------
