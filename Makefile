@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= $(HOME)/.rayplat
 
-.PHONY: demo test check bench bench-demo bench-test bench-data clean install install-dev
+.PHONY: demo test check bench bench-demo bench-test bench-data bench-registry clean install install-dev
 
 demo: install
 	$(BIN)/rayplat demo --home "$(HOME_DIR)"
@@ -19,7 +19,7 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-demo bench-test bench-data
+bench: bench-demo bench-test bench-data bench-registry
 
 bench-demo: install-dev
 	$(BIN)/python benchmarks/demo.py
@@ -29,6 +29,9 @@ bench-test: install-dev
 
 bench-data: install-dev
 	$(BIN)/python -m benchmarks.data
+
+bench-registry: install-dev
+	$(BIN)/python -m benchmarks.registry
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

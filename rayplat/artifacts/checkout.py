@@ -15,13 +15,14 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 from rayplat.artifacts import manifest as manifests
 from rayplat.artifacts.manifest import PREFIX, Entry, Manifest
+from rayplat.artifacts.places.batch import write_all
 from rayplat.artifacts.places.place import CHUNK, SMALL, Place, Stream, object_name
 from rayplat.artifacts.sources import regular, walk
 from rayplat.errors import AlreadyExists, Corrupt, InvalidInput, NotFound, Unavailable
@@ -40,7 +41,8 @@ def checkout(place: Place, tree: Manifest, digest: str, into: Path) -> None:
                 _keep_sound(tree, part)
                 for folder in sorted({str(Path(e.path).parent) for e in tree.entries}):
                     (part / folder).mkdir(parents=True, exist_ok=True)
-                missing = [e for e in tree.entries if not (part / e.path).exists()]
+                there = set(walk(part)[0])
+                missing = [e for e in tree.entries if e.path not in there]
                 each(lambda entry: _copy_out(place, entry, part / entry.path), missing, place.parallel)
             except (Corrupt, NotFound):
                 shutil.rmtree(part, ignore_errors=True)
@@ -205,35 +207,31 @@ def _copy_out(place: Place, entry: Entry, target: Path) -> None:
 
 def _copy(source: Stream, target: Path, mode: int, limit: int | None = None) -> tuple[str, int]:
     """(digest, size) of what was copied. Large ones are hashed in a thread beside: both release the interpreter.
-    Stops behind ``limit`` bytes, which is then wrong already."""
+    Reading stops behind ``limit`` bytes: then it is wrong already."""
     digest, size = hashlib.sha256(), 0
+    beside: ThreadPoolExecutor | None = None
+    hashed: Future[None] | None = None
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        chunk = source.read(SMALL)
-        with ThreadPoolExecutor(1, "rayplat-hash") as hasher:
-            while chunk:
-                following, hashed = None, None
-                if len(chunk) < CHUNK:
-                    digest.update(chunk)
-                else:
-                    hashed = hasher.submit(digest.update, chunk)
-                _write(handle, chunk)
-                size += len(chunk)
-                if limit is None or size <= limit:
-                    following = source.read(SMALL)
-                if hashed is not None:
-                    hashed.result()
-                chunk = following or b""
+        while (limit is None or size <= limit) and (chunk := source.read(SMALL)):
+            if hashed is not None:
+                hashed.result()
+            if len(chunk) < CHUNK:
+                hashed = None
+                digest.update(chunk)
+            else:
+                beside = beside or ThreadPoolExecutor(1, "rayplat-hash")
+                hashed = beside.submit(digest.update, chunk)
+            write_all(handle, chunk)
+            size += len(chunk)
+        if hashed is not None:
+            hashed.result()
         os.fchmod(handle, mode)
     finally:
         os.close(handle)
+        if beside is not None:
+            beside.shutdown()
     return "sha256:" + digest.hexdigest(), size
-
-
-def _write(handle: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(handle, view) :]
 
 
 def _at_least(file: Stream, size: int) -> bytes:

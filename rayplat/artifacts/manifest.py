@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any
 
 from rayplat.errors import InvalidInput
@@ -21,6 +22,8 @@ VERSION = 1
 PREFIX = b'{"entries":[{"'
 """What every encoded manifest begins with."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTROL = re.compile(r"[\\\x00-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sha256(content: bytes) -> str:
@@ -45,8 +48,12 @@ def canonical(value: Any) -> bytes:
 
 def _encode(value: Any) -> str:
     match value:
-        case None | bool() | str():
-            return _scalar(value)
+        case str():
+            return encode_basestring(value)
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
         case int():
             if abs(value) > 2**53:
                 raise InvalidInput("canonical JSON", f"{value} does not fit a double exactly; use a string")
@@ -59,12 +66,8 @@ def _encode(value: Any) -> str:
             if not all(isinstance(k, str) for k in value):
                 raise InvalidInput("canonical JSON", "the keys of an object must be strings")
             keys = sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))
-            return "{" + ",".join(f"{_scalar(k)}:{_encode(value[k])}" for k in keys) + "}"
+            return "{" + ",".join(f"{encode_basestring(k)}:{_encode(value[k])}" for k in keys) + "}"
     raise InvalidInput("canonical JSON", f"a {type(value).__name__} cannot be encoded")
-
-
-def _scalar(value: str | bool | None) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: float) -> str:
@@ -154,9 +157,9 @@ def check_path(path: str) -> str:
         problem = "it must be relative and not empty"
     elif any(part in ("", ".", "..") for part in path.split("/")):
         problem = "it has an empty, '.' or '..' part"
-    elif "\\" in path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+    elif _CONTROL.search(path):
         problem = "it holds a backslash or a control character"
-    elif any(0xD800 <= ord(c) <= 0xDFFF for c in path):
+    elif _SURROGATE.search(path):
         problem = "its name is not UTF-8"
     elif unicodedata.normalize("NFC", path) != path:
         problem = "its name is not in Unicode normal form NFC; rename it"

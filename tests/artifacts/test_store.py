@@ -12,7 +12,7 @@ import pytest
 
 from rayplat.artifacts.leases import Timing
 from rayplat.artifacts.manifest import sha256
-from rayplat.artifacts.places import folder as folder_place
+from rayplat.artifacts.places import batch
 from rayplat.artifacts.places.folder import FolderPlace
 from rayplat.artifacts.places.place import place_at
 from rayplat.artifacts.store import ArtifactStore
@@ -107,8 +107,8 @@ def test_a_full_disk_in_the_middle_of_a_large_tree_leaves_what_was_complete(
     tree.mkdir()
     for n in range(20):
         (tree / f"{n:02}").write_bytes(bytes([n]) * 100)
-    monkeypatch.setattr(folder_place, "_BATCH_FILES", 5)
-    real, calls = folder_place._syncfs(), []
+    monkeypatch.setattr(batch, "_MOST_FILES", 5)
+    real, calls = batch.syncfs(), []
 
     def full(handle: int) -> int:
         calls.append(handle)
@@ -118,8 +118,8 @@ def test_a_full_disk_in_the_middle_of_a_large_tree_leaves_what_was_complete(
         return 0 if real is None else real(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_place, "_FEW", 2)
-        patch.setattr(folder_place, "_syncfs", lambda: full)
+        patch.setattr(batch, "_FEW", 2)
+        patch.setattr(batch, "syncfs", lambda: full)
         with pytest.raises(Unavailable, match="No space left on device"):
             store.put_tree(tree, "model")
     assert len(objects(tmp_path)) == 5
