@@ -27,7 +27,7 @@ from rayplat.registry.calls import resolve
 from rayplat.registry.dispatcher import Dispatcher
 from rayplat.registry.egress import EgressRules
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import aliases, tokens, versions
+from rayplat.registry.record import aliases, lineage, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
 from rayplat.registry.upkeep import TICK_S, Upkeep, anchoring, of_record
 from rayplat.registry.writer import Writer
@@ -187,6 +187,7 @@ class RegistryActor(Registry):
         self._upkeep = Upkeep([*of_record(self.local), anchoring(self.local, settings)])
         self._dispatcher = Dispatcher(self.local, settings.events)
         threading.Thread(target=self._dispatch, name="registry-events", daemon=True).start()
+        self.local.apply(lineage.complete)
         lineage_server.start(self.local, settings)
 
     def _dispatch(self) -> None:

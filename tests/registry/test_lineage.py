@@ -83,6 +83,18 @@ def test_a_refused_change_links_nothing(desk: Desk) -> None:
     assert desk.rows("select count(*) from rp_edge") == before
 
 
+def test_versions_from_before_edges_were_kept_get_theirs(either: Desk) -> None:
+    either.go_live(1)
+    either.move(2, "challenger")
+    everything = "select source, target, relation, run_id from rp_edge order by source, target, relation"
+    before, entries = either.rows(everything), either.rows("select count(*) from rp_audit")
+    assert either.write(lineage.complete) == 0
+    either.change("delete from rp_edge")
+    assert either.write(lineage.complete) == 3
+    assert either.rows(everything) == before
+    assert either.rows("select count(*) from rp_audit") == entries
+
+
 # --- what is added from below -----------------------------------------------------------------------
 
 

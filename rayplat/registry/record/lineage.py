@@ -20,7 +20,7 @@ from rayplat.errors import InvalidInput, NotFound
 from rayplat.identity import require
 from rayplat.registry.record import audit, rows
 from rayplat.registry.record.database import Tx
-from rayplat.registry.record.schema import alias_head, edge, lineage_node, model_version
+from rayplat.registry.record.schema import alias_head, alias_history, edge, lineage_node, model_version
 from rayplat.registry.walks import connected, shortest_path
 from rayplat.types import (
     AliasHead,
@@ -123,6 +123,22 @@ def add(tx: Tx, edges: Sequence[Edge], nodes: Sequence[Node] = (), *, by: Princi
         detail = {"edges": [[one.source, one.relation, one.target] for one in new]}
         audit.append(tx, by.name, "lineage.add", new[-1].target, detail)
     return len(new)
+
+
+def complete(tx: Tx) -> int:
+    """The edges of versions that were registered, and of their aliases' moves, before the record kept edges; how many
+    versions. They say nothing that the rows do not say, so it is no entry of the audit log."""
+    node = sa.literal(f"{NodeKind.MODEL}:") + model_version.c.model + "/" + sa.cast(model_version.c.version, sa.String)
+    linked = sa.select(edge.c.source).where(edge.c.target == node, edge.c.relation == MADE).exists()
+    missing = tx.connection.execute(sa.select(model_version).where(~linked)).all()
+    for row in missing:
+        version = rows.model_version(row)
+        registered(tx, version)
+        here = (alias_history.c.model == version.model) & (alias_history.c.version == version.version)
+        for head in map(rows.alias_head, tx.connection.execute(sa.select(alias_history).where(here)).all()):
+            if not head.removed:
+                moved(tx, head)
+    return len(missing)
 
 
 def _link(tx: Tx, edges: Iterable[Edge]) -> list[Edge]:
