@@ -42,6 +42,22 @@ def get(
         render.show({"digest": digest, "path": str(found)}, as_json)
 
 
+def verify(
+    digest: Annotated[str | None, typer.Argument(help="One artifact; without it, everything that is stored.")] = None,
+    home: Home = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Read an artifact, or everything that is stored; exit code 1 names what is damaged or missing."""
+    with connection.errors(home):
+        client = connection.platform(home, url)
+        with connection.wait("artifact verify …"):
+            report = client.artifacts.verify(digest)
+        render.show(report, as_json)
+        if not report.intact:
+            raise typer.Exit(1)
+
+
 def verify_audit(
     file: Annotated[Path | None, typer.Argument(help="An export; without one the platform checks its own log.")] = None,
     public_key: Annotated[Path | None, typer.Option(help="Checks the anchors' signatures (PEM).")] = None,

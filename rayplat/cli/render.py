@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rayplat.cli.views import COLUMNS, VIEWS
+from rayplat.cli.views import COLUMNS, LISTS, VIEWS
 from rayplat.monitor.report import render as drift_table
 from rayplat.types import DriftReport, ParityReport
 
@@ -25,12 +25,12 @@ _LONG = 60
 _IDENTITY = ("uri", "table_id", "manifest_digest", "schema_digest")  # of a nested version: too wide for a row
 
 
-def show(result: Any, as_json: bool) -> None:
-    """Print ``result``: a value, a frozen dataclass, or a sequence of them."""
+def show(result: Any, as_json: bool, nothing: str = "[green]done[/green]") -> None:
+    """Print ``result``: a value, a frozen dataclass, or a sequence of them; ``nothing`` stands for None."""
     if as_json:
         sys.stdout.write(TypeAdapter(Any).dump_json(result, indent=2).decode() + "\n")
     elif result is None:
-        OUT.print("[green]done[/green]")
+        OUT.print(nothing)
     elif isinstance(result, dict):
         OUT.print(_pairs(result), soft_wrap=True)
     elif isinstance(result, DriftReport):
@@ -40,9 +40,11 @@ def show(result: Any, as_json: bool) -> None:
     elif isinstance(result, ParityReport):
         OUT.print(_parity(result), _parity_sum(result), sep="\n")
     elif dataclasses.is_dataclass(result):
-        OUT.print(_pairs(_fields(result)), soft_wrap=True)
+        OUT.print(_pairs(_spread(result)), soft_wrap=True)
     elif isinstance(result, Sequence) and result and all(isinstance(r, DriftReport) for r in result):
         OUT.print(*(drift_table(r) for r in result), sep="\n\n")
+    elif isinstance(result, Sequence) and result and type(result[0]) in LISTS:
+        OUT.print(LISTS[type(result[0])](result))
     elif isinstance(result, Sequence) and not isinstance(result, str):
         OUT.print(_rows(result)) if result else OUT.print("[dim]none[/dim]")
     else:
@@ -117,6 +119,14 @@ def _pairs(record: dict[str, Any]) -> Text:
     return Text.from_markup("\n".join(lines))
 
 
+def _spread(value: Any) -> dict[str, Any]:
+    """The fields of a value, and in place of a nested value its own."""
+    spread: dict[str, Any] = {}
+    for name, inner in _fields(value).items():
+        spread |= _fields(inner) if dataclasses.is_dataclass(inner) else {name: inner}
+    return spread
+
+
 def _fields(value: Any) -> dict[str, Any]:
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
@@ -130,7 +140,7 @@ def _text(value: Any, limit: int = _LONG) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, str) and value.startswith("sha256:"):
+    if isinstance(value, str) and value.startswith("sha256:") and limit == _LONG:
         return value[:19] + "…"
     if dataclasses.is_dataclass(value) or isinstance(value, dict | list | tuple):
         value = json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), ensure_ascii=False)

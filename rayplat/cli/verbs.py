@@ -63,6 +63,7 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "features apply": feature_file.apply,
     "artifact put": files.put,
     "artifact get": files.get,
+    "artifact verify": files.verify,
     "audit verify": files.verify_audit,
     "audit export": files.export_audit,
     "lineage export": lineage_export.export,
@@ -111,7 +112,8 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
             client = getattr(connection.platform(home, url), noun.NAME)
             with connection.wait(f"{noun.NAME} {verb.name} …"):
                 result = getattr(client, verb.name)(**arguments)
-            render.show(result, as_json)
+            answers = verb.signature.return_annotation is not None
+            render.show(result, as_json, "[dim]none[/dim]" if answers else "[green]done[/green]")
 
     shown = [
         inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=p.default)
