@@ -15,9 +15,12 @@ from rayplat import settings as settings_module
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.platform import mlflow_server, processes
 from rayplat.platform.state import new_state, prepare_home
+from rayplat.registry.adopt import MlflowSource, adopt
+from rayplat.registry.local import LocalRegistry
+from rayplat.registry.record import versions
 from rayplat.registry.record.database import Defaults, Record
 from rayplat.settings import Settings
-from tests.registry.desk import MLFLOW_ALIASES, MODEL, Desk
+from tests.registry.desk import MLFLOW_ALIASES, MODEL, ROOT, Desk
 from tests.servers import free_port
 
 
@@ -53,7 +56,7 @@ def served(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     mark = new_state().mark
     pid, url = mlflow_server.start(settings, mark, set())
     try:
-        mlflow_server.wait(settings, pid, url, mark)
+        mlflow_server.wait(settings, pid, url, mark, timeout_s=180)
         yield Served(settings, url, desk)
     finally:
         processes.end([psutil.Process(pid), *psutil.Process(pid).children(recursive=True)])
@@ -119,3 +122,24 @@ def test_a_home_of_an_earlier_release_keeps_its_files(settings: Settings) -> Non
     assert mlflow_server.artifacts_destination(settings) == f"cas://{settings.artifacts_root}"
     (settings.home / "mlflow").mkdir()
     assert mlflow_server.artifacts_destination(settings) == (settings.home / "mlflow").as_uri()
+
+
+@pytest.mark.services
+def test_a_registry_is_imported_from_a_server(served: Served, empty_database: Path, tmp_path: Path) -> None:
+    client = served.client
+    run = client.create_run(client.create_experiment("theirs"), tags={"mlflow.user": "carol"})
+    client.log_text(run.info.run_id, "weights", "model/weights.txt")
+    client.log_metric(run.info.run_id, "auc", 0.7)
+    client.create_registered_model("theirs")
+    client.create_model_version("theirs", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("theirs", "champion", "1")
+    shutil.copy(empty_database, tmp_path / "here.db")
+    record = Record(f"sqlite:///{tmp_path / 'here.db'}", defaults=Defaults(str(tmp_path / "store")))
+    store = ArtifactStore(tmp_path / "store")
+    (found,) = adopt(MlflowSource(served.url), LocalRegistry(record), store, by=ROOT, models=["theirs"])
+    assert [(v.version, v.new) for v in found.versions] == [(1, True)]
+    assert [(a.alias, a.version) for a in found.aliases] == [("champion", 1)]
+    version = record.read(lambda c: versions.get(c, "theirs", 1))
+    assert (version.author, version.metrics, version.run_id) == ("carol", {"auc": 0.7}, run.info.run_id)
+    assert store.get_bytes(store.manifest(version.digest).entries[0].digest) == b"weights"
+    record.close()
