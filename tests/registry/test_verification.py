@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,13 @@ from rayplat.artifacts.schema import Field, Schema
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Unavailable
 from rayplat.registry import verification
+from rayplat.registry.candidate import Candidate
+from rayplat.registry.local import LocalRegistry
+from rayplat.registry.record import versions, waivers
+from rayplat.settings import Settings
 from rayplat.types import FeatureSpec, ModelSpec, ModelVersion, VerificationEvidence
 from tests.artifacts.formats import samples
+from tests.registry.desk import ANN, BOB, HOLDOUT, MODEL, Desk
 
 INPUTS = tuple(Field(name, "number") for name in samples.COLUMNS)
 SERVED = Schema(INPUTS, (Field("prediction", "number"),))
@@ -48,6 +55,14 @@ def onnx(folder: Path) -> Path:
     return samples.put(samples.describe(folder, "onnx", "m.onnx"), "m.onnx", samples.onnx_model().SerializeToString())
 
 
+def weights(folder: Path) -> Path:
+    """A tree that says what it takes and is looked at without a process of its own."""
+    samples.describe(folder, "onnx", "model.safetensors")
+    text = (folder / "MLmodel").read_text().replace("  onnx:\n    code: null\n    data: model.safetensors\n", "")
+    samples.put(folder, "MLmodel", text)
+    return samples.put(folder, "model.safetensors", samples.safetensors_bytes())
+
+
 def damage(world: World, version: ModelVersion, path: str) -> None:
     entry = next(e for e in world.store.manifest(version.digest).entries if e.path == path)
     stored = next(p for p in (world.work / "store").rglob(entry.digest.removeprefix("sha256:")) if p.is_file())
@@ -62,8 +77,8 @@ def test_a_sound_version(world: World) -> None:
 
 
 def test_damaged_bytes_are_never_interpreted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = world.version(onnx(world.work / "m"))
-    damage(world, version, "m.onnx")
+    version = world.version(weights(world.work / "m"))
+    damage(world, version, "model.safetensors")
     monkeypatch.setattr(formats, "detect", lambda _: pytest.fail("the bytes were looked at"))
     found = world.verify(version)
     assert (found.intact, found.signed, found.format, found.runs_code) == (False, False, "", True)
@@ -71,7 +86,7 @@ def test_damaged_bytes_are_never_interpreted(world: World, monkeypatch: pytest.M
 
 
 def test_missing_bytes(world: World) -> None:
-    found = world.verify(replace(world.version(onnx(world.work / "m")), digest="sha256:" + "9" * 64))
+    found = world.verify(replace(world.version(weights(world.work / "m")), digest="sha256:" + "9" * 64))
     assert not found.intact
     assert "does not exist" in found.problems[0]
 
@@ -80,10 +95,10 @@ def test_missing_bytes(world: World) -> None:
 def test_a_version_without_a_statement_of_its_own(statement: str, world: World) -> None:
     older = world.version(samples.put(world.work / "old", "model.safetensors", samples.safetensors_bytes()))
     version = replace(
-        world.version(onnx(world.work / "m"), 2), statement=None if statement == "none" else older.statement
+        world.version(weights(world.work / "m"), 2), statement=None if statement == "none" else older.statement
     )
     found = world.verify(version)
-    assert (found.intact, found.signed, found.format) == (True, False, "onnx")
+    assert (found.intact, found.signed, found.format) == (True, False, "safetensors")
     assert found.problems[0].startswith("the signature: the statement of m/2 is not trusted")
 
 
@@ -99,7 +114,7 @@ def test_code_needs_a_waiver_for_this_digest(world: World) -> None:
 
 
 def test_a_format_that_is_not_the_recorded_one(world: World) -> None:
-    found = world.verify(world.version(onnx(world.work / "m"), format="torch_export"))
+    found = world.verify(world.version(weights(world.work / "m"), format="torch_export"))
     assert (found.format, found.runs_code) == ("", True)
     assert "the record says torch_export" in found.problems[0]
 
@@ -112,7 +127,7 @@ def test_what_cannot_be_loaded_at_all(world: World) -> None:
 
 
 def test_what_nobody_foresaw_is_no_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = world.version(onnx(world.work / "m"))
+    version = world.version(weights(world.work / "m"))
     monkeypatch.setattr(formats, "detect", lambda _: 1 / 0)
     found = world.verify(version)
     assert (found.intact, found.signed) == (False, False)
@@ -120,7 +135,7 @@ def test_what_nobody_foresaw_is_no_pass(world: World, monkeypatch: pytest.Monkey
 
 
 def test_a_store_that_does_not_answer_is_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = world.version(onnx(world.work / "m"))
+    version = world.version(weights(world.work / "m"))
 
     def down(*_: object) -> None:
         raise Unavailable("the artifact store", "connection refused")
@@ -128,6 +143,34 @@ def test_a_store_that_does_not_answer_is_no_verdict(world: World, monkeypatch: p
     monkeypatch.setattr(world.store, "checkout", down)
     with pytest.raises(Unavailable):
         world.verify(version)
+
+
+# --- a promotion ------------------------------------------------------------------------------------
+
+
+def test_a_promotion_is_judged_by_what_the_record_holds_now(world: World, desk: Desk, settings: Settings) -> None:
+    payload = samples.put(world.work / "m", "model.pkl", samples.call("os", "abort", ""))
+    digest = world.store.put_tree(payload, "model").digest
+    wanted = Candidate(MODEL, digest, "run", HOLDOUT, (), {"auc": 0.7})
+    version = desk.record.write(lambda tx: versions.register(tx, wanted, by=ANN))
+    key = keys.platform_key(settings.keys_folder)
+    statement = signing.sign_version(world.store, key, Facts.of(version))
+    desk.record.write(lambda tx: versions.sign(tx, MODEL, version.version, statement, by=ANN))
+    asked: Any = SimpleNamespace(model=MODEL, version=version.version, digest=digest, alias="champion")
+    registry = LocalRegistry(desk.record)
+
+    def judged() -> VerificationEvidence:
+        return verification.verify_promotion(registry, world.store, settings, asked)
+
+    assert (judged().intact, judged().signed, judged().runs_code, judged().waived) == (True, True, True, False)
+    reason = "looked at by two people, see the ticket"
+    given = desk.record.write(lambda tx: waivers.waive(tx, "format", digest, reason, by=BOB))
+    assert judged().waived
+    desk.record.write(lambda tx: waivers.revoke(tx, given.waiver_id, reason, by=BOB))
+    assert not judged().waived
+    asked.digest = "sha256:" + "3" * 64
+    assert "the record says" in judged().problems[0]
+    assert not judged().intact
 
 
 # --- schema -----------------------------------------------------------------------------------------
@@ -177,8 +220,8 @@ def test_an_optional_input_that_becomes_required() -> None:
 
 def test_a_version_against_what_is_served(world: World) -> None:
     served = ModelSpec("m", "e", (FeatureSpec("a", "numeric"), FeatureSpec("q", "categorical")), {}, ("probability",))
-    found = world.verify(world.version(onnx(world.work / "m")), champion_spec=served)
+    found = world.verify(world.version(weights(world.work / "m")), champion_spec=served)
     assert found.schema_problems[0] == "the input 'a' is required and was optional"
     assert {"the input 'q' was removed", "the output 'probability' was removed"} <= set(found.schema_problems)
-    silent = world.version(samples.put(world.work / "s", "m.onnx", samples.onnx_model().SerializeToString()))
+    silent = world.version(samples.put(world.work / "s", "model.safetensors", samples.safetensors_bytes()))
     assert "declares no inputs" in world.verify(silent, champion_spec=served).schema_problems[0]
