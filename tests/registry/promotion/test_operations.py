@@ -61,8 +61,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def record(database_url: str, clock: Clock) -> Iterator[Record]:
-    opened = Record(database_url, clock=clock)
+def record(either_url: str, clock: Clock) -> Iterator[Record]:
+    opened = Record(either_url, clock=clock)
     yield opened
     opened.close()
 
