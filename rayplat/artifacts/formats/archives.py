@@ -28,6 +28,8 @@ def open_zip(file: BinaryIO, name: str) -> zipfile.ZipFile:
     _check_size(infos, name)
     if len({info.filename.casefold() for info in infos}) != len(infos):
         raise InvalidInput(name, "a record is in the archive twice")
+    if infos and min(info.header_offset for info in infos) != 0:
+        raise InvalidInput(name, "the archive stands behind other bytes")
     end = 0
     for info in sorted(infos, key=lambda i: i.header_offset):
         if info.flag_bits & 0x1:

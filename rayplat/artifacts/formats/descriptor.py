@@ -90,7 +90,7 @@ def parse(content: bytes) -> dict[str, Any]:
 def _code(flavor: str, conf: dict[str, Any]) -> Iterator[str]:
     """Why loading by this flavor would run code from the tree, or from elsewhere."""
     loader = conf.get("loader_module")
-    if flavor == "python_function" and loader not in _LOADERS:
+    if flavor == "python_function" and str(loader) not in _LOADERS:
         yield f"it is loaded by the module {str(loader)[:100]!r}"
     yield from (f"its flavor {flavor!r} {_CODE_KEYS[key]}" for key in _CODE_KEYS if conf.get(key))
     kind = conf.get("model_class")

@@ -19,7 +19,7 @@ from rayplat.errors import InvalidInput, SchemaMismatch, TooLarge, Unavailable
 
 _MAX_BYTES = 1 << 30
 _ROOT = 2**31 - 1  # the parent of a root
-_JSON = re.compile(rb'\s*\{\s*"(learner|version)"\s*:')
+_JSON = re.compile(rb'\s*\{\s*("learner"\s*:|"version"\s*:\s*\[\s*\d)')
 _UBJ = re.compile(rb"\{[iUIlL]\x00{0,7}\x07(learner|version)", re.DOTALL)
 _SKIP = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 

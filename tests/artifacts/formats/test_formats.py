@@ -286,6 +286,20 @@ def test_a_zip_bomb(tmp_path):
         formats.detect(samples.put(tmp_path / "m", "model.skops", bomb))
 
 
+def test_an_archive_behind_other_bytes(tmp_path):
+    content = b"\x80\x04N." + samples.zipped({"a/models/model.json": b"{}"})
+    folder = samples.put(tmp_path / "m", "model.pt2", content)
+    assert formats.detect(folder).runs_code  # it begins as a pickle
+    with pytest.raises(InvalidInput, match="other bytes"):
+        formats.detect(samples.put(tmp_path / "n", "model.pt2", b"junk" + content[4:]))
+
+
+def test_a_json_file_beside_the_model_is_no_model(models, tmp_path):
+    folder = lay(tmp_path / "m", models["lightgbm"])
+    samples.put(folder, "config.json", '{"version": 1}')
+    assert formats.detect(folder).name == "lightgbm"
+
+
 def test_an_archive_whose_two_tables_differ(tmp_path):
     content = samples.zipped({"schema.json": b"{}"}).replace(b"schema.json", b"hidden.json", 1)
     with pytest.raises(InvalidInput, match="own header"):
