@@ -39,11 +39,11 @@ def checkout(place: Place, tree: Manifest, digest: str, into: Path) -> None:
                 continue
             try:
                 _keep_sound(tree, part)
-                for folder in sorted({str(Path(e.path).parent) for e in tree.entries}):
+                for folder in sorted({e.path.rpartition("/")[0] for e in tree.entries}):
                     (part / folder).mkdir(parents=True, exist_ok=True)
                 there = set(walk(part)[0])
                 missing = [e for e in tree.entries if e.path not in there]
-                each(lambda entry: _copy_out(place, entry, part / entry.path), missing, place.parallel)
+                each(lambda entry: _copy_out(place, entry, f"{part}/{entry.path}"), missing, place.parallel)
             except (Corrupt, NotFound):
                 shutil.rmtree(part, ignore_errors=True)
                 raise
@@ -193,7 +193,7 @@ def _rename(part: Path, into: Path) -> None:
         raise
 
 
-def _copy_out(place: Place, entry: Entry, target: Path) -> None:
+def _copy_out(place: Place, entry: Entry, target: str) -> None:
     what = f"{entry.path} in the artifact store"
     try:
         source = place.open(object_name(entry.digest))
@@ -205,7 +205,7 @@ def _copy_out(place: Place, entry: Entry, target: Path) -> None:
         raise Corrupt(what, f"{entry.digest} ({entry.size} bytes)", f"{digest} ({size} bytes)")
 
 
-def _copy(source: Stream, target: Path, mode: int, limit: int | None = None) -> tuple[str, int]:
+def _copy(source: Stream, target: str | Path, mode: int, limit: int | None = None) -> tuple[str, int]:
     """(digest, size) of what was copied. Large ones are hashed in a thread beside: both release the interpreter.
     Reading stops behind ``limit`` bytes: then it is wrong already."""
     digest, size = hashlib.sha256(), 0

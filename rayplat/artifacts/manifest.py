@@ -114,10 +114,12 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The canonical bytes; their sha256 is the tree's digest."""
-        entries = [
-            {"path": e.path, "size": e.size, "digest": e.digest, "executable": e.executable} for e in self.entries
-        ]
-        return canonical({"v": VERSION, "kind": self.kind, "entries": entries})
+        entries = ",".join(
+            f'{{"digest":"{e.digest}","executable":{"true" if e.executable else "false"},'
+            f'"path":{encode_basestring(e.path)},"size":{e.size}}}'
+            for e in self.entries
+        )  # what `canonical` makes of them, faster
+        return f'{{"entries":[{entries}],"kind":{encode_basestring(self.kind)},"v":{VERSION}}}'.encode()
 
 
 def build(kind: str, entries: Iterable[Entry]) -> Manifest:

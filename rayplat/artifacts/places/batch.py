@@ -30,8 +30,8 @@ Seen = tuple[int, int, int, int]
 """What tells whether a file is still the one that was hashed: inode, size, times of change of content and of status."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_MOST_FILES, _MOST_BYTES = 1024, 256 << 20
-_MOST_OPEN = 64
+_MOST_FILES, _MOST_BYTES = 4096, 256 << 20
+_MOST_OPEN, _TOGETHER = 64, 32
 _FEW = 8  # up to so many files a sync of each is cheaper than one of the whole file system
 
 
@@ -49,6 +49,8 @@ class Batch:
         self._above: dict[str, int] = {}  # open folders of the first level
         self._beside = ThreadPoolExecutor(1, "rayplat-store")
         self._making: Future[None] | None = None
+        self._to_make: list[str] = []
+        self._prefix, self._count = secrets.token_hex(8), 0
 
     def take(self, source: Source) -> Added:
         """Bring one source into a temporary file unless its object is there or on its way."""
@@ -63,8 +65,10 @@ class Batch:
                 else:
                     added = self._take_file(file, executable)
         self._bytes += added.written
-        if added.written and len(self._pending) > _FEW and syncfs() is not None:
-            self._making = self._beside.submit(self._make_folders, added.digest.removeprefix("sha256:"))
+        if added.written:
+            self._to_make.append(added.digest.removeprefix("sha256:"))
+        if len(self._to_make) >= _TOGETHER and syncfs() is not None:
+            self._making, self._to_make = self._beside.submit(self._make_folders, self._to_make), []
         if len(self._pending) >= _MOST_FILES or self._bytes >= _MOST_BYTES:
             self.settle()
         return added
@@ -83,6 +87,7 @@ class Batch:
         if together:
             _sync_all(self._temporary)
         self._pending.clear()
+        self._to_make.clear()
         self._bytes = 0
 
     def close(self) -> None:
@@ -97,7 +102,7 @@ class Batch:
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         if self._holds(digest):
             return Added(digest, len(content), executable, 0)
-        name = secrets.token_hex(12)
+        name = self._new_name()
         handle = os.open(name, _NEW, 0o444, dir_fd=self._temporary)
         self._pending[digest] = name
         try:
@@ -116,7 +121,7 @@ class Batch:
         if self._holds(digest):
             return Added(digest, source.tell(), executable, 0)
         source.seek(0)
-        name = secrets.token_hex(12)
+        name = self._new_name()
         handle = os.open(name, _NEW, 0o444, dir_fd=self._temporary)
         try:
             digest, size = self._copy(source, handle)
@@ -169,6 +174,10 @@ class Batch:
             log.warning("artifact %s was damaged and is written anew", digest)
         return sound
 
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"{self._prefix}{self._count:08x}"
+
     def _open(self, name: str) -> FileIO:
         """An object, reached without following a link."""
         above = os.open(name[:2], FOLDER, dir_fd=self._objects)
@@ -205,10 +214,11 @@ class Batch:
             os.close(handle)
         self._above.clear()
 
-    def _make_folders(self, name: str) -> None:
+    def _make_folders(self, names: list[str]) -> None:
         """Beside everything else, since on a large file system a new folder costs more than a new file."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name[2:4], dir_fd=self._folder_above(name))
+        for name in names:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name[2:4], dir_fd=self._folder_above(name))
 
     def _remove(self, name: str) -> None:
         try:
