@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -132,7 +133,7 @@ class Record(Reader):
                 for operation, key in operations:
                     tx = Tx(connection, self._clock(), key, self._defaults)
                     try:
-                        with connection.begin_nested():
+                        with _savepoint(connection):
                             results.append(operation(tx))
                         moved += tx.moved
                     except OperationalError:
@@ -158,6 +159,19 @@ class Record(Reader):
         if connection.execute(_FENCE, {"mine": self.epoch}).rowcount != 1:
             now = connection.scalar(sa.select(schema.lease.c.epoch))
             raise Unavailable("the registry", f"another incarnation took over (epoch {now}, this one had {self.epoch})")
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    """What is done in it is taken back when it raises. (`Connection.begin_nested` takes three times as long.)"""
+    connection.exec_driver_sql("SAVEPOINT operation")
+    try:
+        yield
+    except Exception as e:
+        if not isinstance(e, OperationalError):
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT operation")
+        raise
+    connection.exec_driver_sql("RELEASE SAVEPOINT operation")
 
 
 def _refusal(error: Exception) -> Exception:
