@@ -11,11 +11,18 @@ TEST_EVENT = "webhook.test"
 
 # Every event that the platform emits; a filter of a webhook may name these, or all of a noun ("promotion.*").
 EVENTS = (
+    "alias.drift",
     "alias.moved",
-    "alias.repaired",
+    "alias.removed",
     "alias.rolled_back",
+    "break_glass.used",
     "gate.failed",
+    "gate.waived",
+    "model.adopted",
+    "model.deleted",
     "model.registered",
+    "model.restored",
+    "model.retired",
     "promotion.approved",
     "promotion.awaiting_approval",
     "promotion.cancelled",
@@ -24,7 +31,6 @@ EVENTS = (
     "promotion.rejected",
     "promotion.requested",
     "promotion.stale",
-    "promotion.superseded",
     "waiver.created",
     "waiver.revoked",
 )

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from rayplat.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, NotFound
 from rayplat.registry import standard_webhooks
-from rayplat.registry.record import audit, events, webhooks
+from rayplat.registry.record import audit, events, promotion_rows, webhooks
 from rayplat.registry.record.database import Record
 from rayplat.registry.standard_webhooks import Answer, RetryPolicy
-from rayplat.types import TEST_EVENT, Event, Principal, Role, Webhook
+from rayplat.types import EVENTS, TEST_EVENT, Event, Principal, Role, Webhook
 from tests.registry.desk import BOB, ROOT
 
 URL = "https://hooks.example.com/services/T0/abc"
@@ -35,6 +37,15 @@ def test_a_secret_is_random_and_long_enough() -> None:
     for wrong in ("", "whsec_", "secret", "whsec_***", "whsec_" + base64.b64encode(b"short").decode(), SECRET[6:]):
         with pytest.raises(InvalidInput, match="secret"):
             standard_webhooks.check_secret(wrong)
+
+
+def test_every_event_that_is_emitted_can_be_asked_for() -> None:
+    sources = "\n".join(file.read_text() for file in Path(webhooks.__file__).parent.glob("*.py"))
+    emitted = set(re.findall(r'(?:emit|tell)\(tx, "([a-z_]+\.[a-z_]+)"', sources)) | set(
+        promotion_rows._EVENTS.values()
+    )
+    assert len(emitted) > 10
+    assert emitted <= set(EVENTS)
 
 
 def test_a_filter_names_events_a_noun_or_all() -> None:
