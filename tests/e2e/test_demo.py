@@ -83,6 +83,24 @@ def test_a_second_person_approved_each_move(live: Live) -> None:
     assert generations == list(range(len(generations), 0, -1))
 
 
+def test_what_the_gates_and_the_rules_refused_is_in_the_report(live: Live) -> None:
+    own, worse = live.result["refusals"]
+    assert "does not approve their own promotion" in own["reasons"][0]
+    assert any(reason.startswith("champion_interval: gain in auc -") for reason in worse["reasons"])
+    refused = live.client().promotions.list(MODEL, PromotionState.REJECTED)
+    assert worse["version"] in {promotion.version for promotion in refused}
+
+
+def test_every_version_is_signed_and_its_evidence_is_paired(live: Live) -> None:
+    client = live.client()
+    for version in client.models.versions(MODEL):
+        assert version.format == "torch_export"
+        assert client.models.verify(MODEL, version.version).digest == version.digest
+    first, second = live.result["promotions"]
+    assert first["gain"] is None
+    assert second["gain"]["auc"] > 3 * second["gain"]["standard_error"] > 0
+
+
 def test_a_run_holds_what_a_model_was_made_from(live: Live) -> None:
     client = live.client()
     newest = client.models.versions(MODEL)[0]
@@ -113,7 +131,7 @@ def test_predict_with_the_command_line(live: Live) -> None:
         (("table", "get", "nope"), "table 'nope'"),
         (("model", "versions", "nope"), "'nope'"),
         (("promote", MODEL, "1", "v2"), "shadow a version"),
-        (("alias", MODEL, "v2"), "v2"),
+        (("alias", "get", MODEL, "v2"), "v2"),
         (("predict", MODEL, "NO-SUCH-FLIGHT"), "NO-SUCH-FLIGHT"),
         (("predict", "nope", "x"), "nope"),
         (("job", "submit", "no/such/program.py"), "no/such/program.py"),
