@@ -15,13 +15,13 @@ from rayplat.registry.calls import name_of
 from rayplat.registry.record import aliases, audit
 
 ALIASES = 16  # contests that go on at the same time
-CONTENDERS = 3
+CONTENDERS = 2
 COMMAND = "python -m benchmarks.registry contention"
 
 
 def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
     """10,000 contests, each for one generation of one alias."""
-    each = 10 if quick else 625
+    each = 60 if quick else 625
     with running(work) as stage:
         began = time.perf_counter()
         with ThreadPoolExecutor(ALIASES) as pool:
