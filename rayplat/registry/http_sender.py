@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-from rayplat import __version__
 from rayplat.errors import InvalidInput
 from rayplat.registry import egress
 from rayplat.registry.egress import Address, EgressRules, Target
 from rayplat.registry.standard_webhooks import Answer, retry_after_s
 
 _MOST_ADDRESSES = 3
-_AGENT = f"rayplat/{__version__} (+standard-webhooks)"
+_AGENT = "rayplat (standard-webhooks)"
 
 
 class HttpSender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayplat.artifacts import keys
@@ -11,7 +11,7 @@ from rayplat.artifacts.places.place import place_at
 from rayplat.registry import anchors, audit_export, chain
 from rayplat.registry.anchors import AnchorLog
 from rayplat.registry.audit_export import Exported
-from rayplat.registry.record import audit
+from rayplat.registry.record import audit, crosscheck
 from rayplat.services.verbs import Noun, route
 from rayplat.types import AuditEntry, AuditReport, Role
 
@@ -38,9 +38,13 @@ class Audit(Noun):
 
     @route("POST", "/audit/verify", Role.VIEWER, long=True)
     def verify(self) -> AuditReport:
-        """Check the chain of the whole log and its anchors; the report names the first bad entry."""
+        """Check the chain of the whole log, its anchors, and that the tables say what it says; names what is wrong."""
         notes = self._anchors.notes()  # before the entries: so no anchor is newer than they are
-        return anchors.check(self._entries(), notes, keys.trusted(self._context.settings.keys_folder))
+        report = anchors.check(self._entries(), notes, keys.trusted(self._context.settings.keys_folder))
+        if not report.intact:
+            return report
+        edited = self._context.registry.read(crosscheck.check_record)
+        return replace(report, problem=edited[0]) if edited else report
 
     @route("GET", "/audit/anchors", Role.VIEWER)
     def anchors(self) -> tuple[str, ...]:
