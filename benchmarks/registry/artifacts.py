@@ -62,12 +62,13 @@ def _files(folder: Path, count: int, size: int) -> Path:
 def _transfers(folder: Path, scratch: Path, runs: int) -> dict[str, Any]:
     """Seconds of every run, by what was done."""
     files = [folder / path for path in walk(folder)[0]]
-    seconds: dict[str, list[float]] = {name: [] for name in ("put", "get", "copy", "sha256sum", "openssl")}
+    seconds: dict[str, list[float]] = {name: [] for name in ("put", "get", "copy", "sync", "sha256sum", "openssl")}
     for n in range(runs):
         here = scratch / str(n)
         here.mkdir(parents=True)
         os.sync()  # nobody pays for what another has written
         seconds["copy"].append(_timed(lambda: _copy(folder, here / "copy")))  # noqa: B023 - called at once
+        seconds["sync"].append(_timed(os.sync))
         seconds["sha256sum"].append(_timed(lambda: _sha256sum(files)))
         seconds["openssl"].append(_timed(lambda: _hash(files)))
         os.sync()
@@ -90,6 +91,8 @@ def _rows(name: str, raw: dict[str, Any]) -> list[rows.Row]:
         made.append(rows.row(f"{what}, {name}, of cp + sha256sum", ratio, "ratio", ">= 0.8", COMMAND, peers))
         ratio = with_openssl / best[what]
         made.append(rows.row(f"{what}, {name}, of cp + OpenSSL's hash", ratio, "ratio", None, COMMAND))
+    durable = (peer + best["sync"]) / best["put"]
+    made.append(rows.row(f"put, {name}, of cp + sync + sha256sum", durable, "ratio", None, COMMAND))
     made.append(rows.row(f"put, {name}", raw["size_bytes"] / best["put"] / _MB, "MiB/s", None, COMMAND))
     made.append(rows.row(f"get, {name}", raw["size_bytes"] / best["get"] / _MB, "MiB/s", None, COMMAND))
     return made
