@@ -100,15 +100,16 @@ class Artifacts(Noun):
         return self._store.verify(digest)
 
     @route("POST", "/artifacts/gc", Role.ADMIN, long=True)
-    def gc(self, dry_run: bool = True, keep_hours: float = 72.0) -> GcReport:
+    def gc(self, dry_run: bool = True, keep_hours: float | None = None) -> GcReport:
         """Condemn what nothing needs, and delete what was condemned ``keep_hours`` ago; a dry run only says what.
 
         Needed is what an alias, one of its last live versions, a pin, an open promotion, a version, a run of MLflow or
         a recent upload names. Raises Conflict beside another collection, Unavailable while uploads are under way."""
-        if not 0 <= keep_hours <= MOST_HOURS:
+        if keep_hours is not None and not 0 <= keep_hours <= MOST_HOURS:
             raise InvalidInput("keep_hours", f"{keep_hours} is not between 0 and {MOST_HOURS}")
-        registry = self._context.registry
-        report = collect(self._store, lambda: registry.read(artifacts.roots), timedelta(hours=keep_hours), dry_run)
+        registry, grace_s = self._context.registry, self._context.settings.artifacts.gc_grace_s
+        keep = timedelta(seconds=grace_s) if keep_hours is None else timedelta(hours=keep_hours)
+        report = collect(self._store, lambda: registry.read(artifacts.roots), keep, dry_run)
         if report.deleted and not dry_run:
             registry.write(artifacts.collected, report, by=self._context.principal)
         return report

@@ -47,10 +47,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     secrets = {role: identity.new_token()[0] for role in Role}
     known = {secret: Principal(f"{role}-person", role) for role, secret in secrets.items()}
     tracking: Any = FakeTracking()
+    record = registry(Path(database))
     features = FeatureStore(settings)
     context = Context(
         settings,
-        registry(Path(database)),
+        record,
         Tables(settings.tables_uri),
         tracking,
         features,
@@ -58,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
         "http://serve",
         Principal("admin-person", Role.ADMIN),
     )
-    seed(context, home)
+    seed(context, record, home)
     app = build(Backend(context, known.get))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

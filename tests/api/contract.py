@@ -215,7 +215,7 @@ class ClientContract:
             platform.waivers.create(digest, "why not")
 
     def test_webhooks(self, platform: Any) -> None:
-        made = platform.webhooks.create("https://example.com/hook", ("promotion.*",))
+        made = platform.webhooks.create("https://receiver.invalid/hook", ("promotion.*",))
         assert made.secret.startswith("whsec_")
         assert made.webhook in platform.webhooks.list()
         assert platform.webhooks.replay(made.webhook.webhook_id, 1).position == 0

@@ -14,16 +14,17 @@ from safetensors.numpy import save_file
 from rayplat.errors import NotFound
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import aliases, versions
+from rayplat.registry.record import promotions, versions
 from rayplat.registry.record.database import Defaults, Record
 from rayplat.services.models import Models
 from rayplat.services.verbs import Context
-from rayplat.types import AliasHead, Principal, Role, RunInfo
+from rayplat.types import Principal, Role, RunInfo
 
 NOW = datetime(2013, 11, 1, 10, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
 TRAINING_SET = "sha256:" + "d" * 64
 AUTHOR = Principal("ada", Role.DEVELOPER)
+ADMIN = Principal("grace", Role.ADMIN)
 
 
 def registry(database: Path, *digests: str, defaults: Defaults | None = None) -> LocalRegistry:
@@ -36,7 +37,7 @@ def registry(database: Path, *digests: str, defaults: Defaults | None = None) ->
     return made
 
 
-def seed(context: Context, folder: Path) -> None:
+def seed(context: Context, registry: LocalRegistry, folder: Path) -> None:
     """Model ``m`` with two signed versions of safetensors in the store, made by ada; ``champion`` is the first."""
     models = Models(replace(context, principal=AUTHOR))
     for n in (1, 2):
@@ -45,14 +46,12 @@ def seed(context: Context, folder: Path) -> None:
         save_file({"w": np.full(4, n, np.float32)}, tree / "model.safetensors")
         digest = context.artifacts.put_tree(tree, "model").digest
         models.register("m", digest, f"run{n}", TRAINING_SET, (), {"auc": 0.7})
-    point(context.registry, 1)
+    point(registry, 1)
 
 
-def point(registry: Any, version: int) -> None:
-    """Let ``champion`` of ``m`` be a version, past all rules."""
-    digest = registry.read(versions.get, "m", version).digest
-    head = AliasHead("m", "champion", version, digest, 0, NOW, "grace")
-    registry.record.write(lambda tx: aliases.move(tx, head, aliases.generation(tx.connection, "m", "champion")))
+def point(registry: LocalRegistry, version: int) -> None:
+    """Let ``champion`` of ``m`` be a version without evidence, in the one way that the audit log knows."""
+    registry.write(promotions.break_glass, "m", version, "champion", "there is no other version yet", by=ADMIN)
 
 
 class FakeTracking:
