@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rayplat import settings as settings_module
+from rayplat.artifacts import keys
 from rayplat.cli.main import app
 from rayplat.platform import doctor, lifecycle, state
 
@@ -163,6 +164,16 @@ def test_doctor_finds_the_folder_that_stands_in_the_way(tmp_path: Path, monkeypa
     assert findings["home"].level == "error"
     assert str(closed) in findings["home"].detail
     assert "--home" in findings["home"].advice
+
+
+def test_doctor_names_a_signing_key_that_others_can_read(home: Path) -> None:
+    settings = settings_module.load(home, environ={})
+    assert {f.check: f for f in doctor.examine(settings)}["signing key"].level == "ok"
+    keys.ensure(settings.keys_folder)
+    (settings.keys_folder / keys.PRIVATE).chmod(0o644)
+    found = {f.check: f for f in doctor.examine(settings)}["signing key"]
+    assert found.level == "error"
+    assert "chmod 600" in found.detail
 
 
 def test_doctor_asks_for_the_memory_that_the_readme_asks_for() -> None:
