@@ -21,6 +21,7 @@ from rayplat.types import (
     PromotionState,
     Role,
     TableVersion,
+    VerificationEvidence,
 )
 
 R = TypeVar("R")
@@ -29,6 +30,7 @@ ANN = Principal("ann", Role.DEVELOPER)
 BOB = Principal("bob", Role.APPROVER)
 EVE = Principal("eve", Role.VIEWER)
 ROOT = Principal("root", Role.ADMIN)
+THE_PLATFORM = Principal("rayplat", Role.ADMIN)
 MODEL, ALIAS, FREE = "flight-delay", "champion", "nightly"
 HOLDOUT = "sha256:" + "d" * 64
 PIN = TableVersion("flights", "tables/flights", "id-1", 3, "sha256:" + "1" * 64, "sha256:" + "2" * 64, 336_776)
@@ -37,6 +39,11 @@ MLFLOW_ALIASES = "select name, alias, version from registered_model_aliases"
 
 def candidate(n: int, model: str = MODEL) -> Candidate:
     return Candidate(model, f"sha256:{n:064x}", f"{n:032x}", HOLDOUT, (PIN,), {"auc": 0.7, "rows": 5000})
+
+
+def verification(digest: str) -> VerificationEvidence:
+    """What the platform says of a bundle that is as it should be."""
+    return VerificationEvidence(digest, intact=True, signed=True, format="torch_export", runs_code=False, waived=False)
 
 
 def evidence(auc: float = 0.7, champion: int | None = None, baseline: float = 0.65) -> Evidence:
@@ -92,7 +99,15 @@ class Desk:
 
         head = self.head(alias)
         seen = evidence(champion=head.version if head else None)
-        return self.write(promotions.request, MODEL, version, alias, seen, by=ANN, key=key)
+        asked = self.write(promotions.request, MODEL, version, alias, seen, by=ANN, key=key)
+        return asked if asked.verification is not None else self.verify(asked)
+
+    def verify(self, asked: Promotion) -> Promotion:
+        """What the platform does after a request; only the bytes themselves are not looked at here."""
+        from rayplat.registry.record import promotions
+
+        found = verification(asked.digest)
+        return self.write(promotions.record_verification, asked.promotion_id, found, by=THE_PLATFORM)
 
     def approve(self, promotion: Promotion, by: Principal = BOB, key: str | None = None) -> Promotion:
         from rayplat.registry.record import promotions

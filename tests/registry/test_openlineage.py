@@ -223,7 +223,7 @@ def test_a_promotion_that_went_live_is_complete_and_the_move_is_its_child(either
 
 def test_a_promotion_that_its_gates_stopped_failed_and_says_why(either: Desk) -> None:
     bad = Evidence(HOLDOUT, 50_000, {"auc": float("nan")})
-    asked = either.write(promotions.request, MODEL, 1, ALIAS, bad, by=ANN)
+    asked = either.verify(either.write(promotions.request, MODEL, 1, ALIAS, bad, by=ANN))
     if asked.state.value != "rejected":
         either.write(promotions.reject, asked.promotion_id, "a gate failed", by=BOB)
     events = [e for e in told(either) if e["job"]["name"].startswith("promote/")]

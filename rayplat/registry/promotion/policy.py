@@ -16,8 +16,13 @@ _MOST_APPROVALS = 10
 
 
 def builtin(max_parity_mismatch: float | None = None) -> AliasPolicy:
-    """Every alias is protected: an evaluation on a pinned holdout, no worse than the champion, and one approval."""
+    """Every alias is protected: bytes intact and signed, a format that runs no code, a schema that fits what is served,
+    an evaluation on a pinned holdout, no worse than the champion, and one approval."""
     gates = [
+        GateSpec("intact"),
+        GateSpec("signed"),
+        GateSpec("safe_format"),
+        GateSpec("schema_compatible"),
         GateSpec("pinned_dataset"),
         GateSpec("enough_rows", {"min_rows": 1000}),
         GateSpec("metric_floor", {"floor": 0.6, "metric": "auc"}),

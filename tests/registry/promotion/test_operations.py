@@ -20,7 +20,7 @@ from rayplat.errors import (
     RayplatError,
     StaleGeneration,
 )
-from rayplat.registry import documents, sequential
+from rayplat.registry import documents, promotion, sequential
 from rayplat.registry.record import aliases, audit, experiments, policies, promotions, versions
 from rayplat.registry.record.database import Defaults, Record
 from rayplat.types import (
@@ -94,8 +94,7 @@ def verified(asked: Promotion, **changes: Any) -> VerificationEvidence:
 
 def awaiting(desk: Desk, version: int = 1, policy: AliasPolicy = LONG) -> Promotion:
     desk.write(policies.set, policy, by=ROOT)
-    asked = desk.request(version)
-    return desk.write(promotions.record_verification, asked.promotion_id, verified(asked), by=PLATFORM)
+    return desk.request(version)
 
 
 def read(desk: Desk, asked: Promotion) -> Promotion:
@@ -126,7 +125,10 @@ def test_a_promotion_with_two_approvals_and_a_cool_down(desk: Desk, clock: Clock
 
 def test_without_evidence_it_waits_and_may_be_given_it_later(desk: Desk) -> None:
     asked = desk.write(promotions.request, MODEL, 1, ALIAS, by=ANN)
-    assert asked.state is S.VERIFIED
+    assert (asked.state, promotion.waits_for(asked)) == (S.REQUESTED, "the platform to verify the bundle")
+    refused(desk, Conflict, "is requested", promotions.approve, asked.promotion_id, by=BOB)
+    asked = desk.verify(asked)
+    assert (asked.state, promotion.waits_for(asked)) == (S.VERIFIED, "evidence")
     given = desk.write(promotions.submit_evidence, asked.promotion_id, evidence(), by=ANN)
     assert given.state is S.AWAITING_APPROVAL
     assert given.subject_digest != asked.subject_digest
@@ -134,7 +136,7 @@ def test_without_evidence_it_waits_and_may_be_given_it_later(desk: Desk) -> None
 
 
 def test_a_failed_gate_is_told_and_kept(desk: Desk) -> None:
-    asked = desk.write(promotions.request, MODEL, 1, ALIAS, evidence(float("nan")), by=ANN)
+    asked = desk.verify(desk.write(promotions.request, MODEL, 1, ALIAS, evidence(float("nan")), by=ANN))
     assert asked.state is S.REJECTED
     assert documents.text(read(desk, asked)) == documents.text(asked)  # as NaN is not equal to itself
     assert events(desk) == ["promotion.requested", "gate.failed", "promotion.rejected"]
@@ -147,7 +149,8 @@ def test_the_parity_setting_is_part_of_the_built_in_policy(database_url: str) ->
     desk.register(1)
     assert "feature_parity" in {g.gate for g in desk.request(1).gates}
     given = replace(evidence(), parity=ParityEvidence(1000, 1))
-    assert desk.write(promotions.request, MODEL, 1, ALIAS, given, by=ANN).state is S.AWAITING_APPROVAL
+    asked = desk.verify(desk.write(promotions.request, MODEL, 1, ALIAS, given, by=ANN))
+    assert asked.state is S.AWAITING_APPROVAL
     desk.record.close()
 
 
@@ -370,7 +373,7 @@ def test_custom_gates_answer_about_the_evidence_they_saw(desk: Desk) -> None:
 
 
 def test_a_waiver_needs_an_approver_of_it_and_stands_out(desk: Desk) -> None:
-    asked = desk.write(promotions.request, MODEL, 1, ALIAS, by=ANN)
+    asked = desk.verify(desk.write(promotions.request, MODEL, 1, ALIAS, by=ANN))
     gate, id_ = "metric_floor", asked.promotion_id
     refused(desk, Forbidden, "own promotion", promotions.waive, id_, gate, "why", by=replace(ROOT, name="ann"))
     refused(desk, Forbidden, "role approver", promotions.waive, id_, gate, "why", by=EVE)
