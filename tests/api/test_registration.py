@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 from rayplat.artifacts.places.place import object_name
 from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound, NotTrusted
 from rayplat.registry.record import versions
+from rayplat.services.artifacts import Artifacts
+from rayplat.services.audit import Audit
 from rayplat.services.models import Models
 from rayplat.services.promotions import Promotions
 from rayplat.services.verbs import Context
@@ -106,3 +108,17 @@ def test_a_model_that_runs_code_needs_a_waiver(context: Context, tmp_path: Path)
     assert not refused.verification.waived
     with pytest.raises(Conflict):
         Promotions(context).cancel(refused.promotion_id)
+
+
+def test_what_garbage_collection_deletes_is_in_the_audit_log(served: Served, tmp_path: Path) -> None:
+    context = served.context
+    needed, loose = register(context, put(context, tmp_path), "kept"), context.artifacts.put_bytes(b"loose", "file")
+    artifacts = Artifacts(context)
+    assert loose.digest in artifacts.gc(dry_run=False, keep_hours=0.0).condemned
+    report = artifacts.gc(dry_run=False, keep_hours=0.0)
+    assert loose.digest in report.deleted
+    assert not context.artifacts.exists(loose.digest)
+    assert Models(context).verify("kept", needed.version).digest == needed.digest
+    entry = Audit(context).list(limit=1)[0]
+    assert (entry.action, entry.actor) == ("artifact.gc", "admin-person")
+    assert loose.digest in entry.detail["deleted"]
