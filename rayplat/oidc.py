@@ -141,6 +141,8 @@ class Oidc:
         name, role = claims.get(settings.name_claim), _role(claims.get(settings.role_claim), settings.roles)
         if not isinstance(name, str):
             raise Refused(f"it has no claim {settings.name_claim!r}")
+        if not name.isascii():  # before it is put in lower case: that makes the Kelvin sign a plain k
+            raise Refused(f"its claim {settings.name_claim!r} holds other characters than ASCII")
         if settings.name_claim == "email" and claims.get("email_verified", True) not in (True, "true"):
             raise Refused("its e-mail address is not verified")
         try:

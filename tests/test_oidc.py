@@ -140,6 +140,7 @@ def test_whoever_has_no_claim_of_a_person_is_a_service(provider: Provider, keys:
         {"email": 7},
         {"email": "not an address"},
         {"email": "rayplat"},
+        {"email": "\u212aate@example.com"},  # the Kelvin sign, whose lower case is a plain k
         {"email_verified": False},
         {"groups": ["staff"]},
         {"groups": None},

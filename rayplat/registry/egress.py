@@ -33,9 +33,10 @@ _INSIDE = [
         *("2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
     )
 ]
-# IPv6 addresses that carry an IPv4 address: IPv4-compatible, 6to4, and the two prefixes of NAT64.
+# IPv6 addresses that carry an IPv4 address: IPv4-compatible, IPv4-translated, 6to4, and the two prefixes of NAT64.
 _CARRIERS = [
     (ipaddress.IPv6Network("::/96"), 0),
+    (ipaddress.IPv6Network("::ffff:0:0:0/96"), 0),
     (ipaddress.IPv6Network("2002::/16"), 80),
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),
     (ipaddress.IPv6Network("64:ff9b:1::/48"), 0),

@@ -57,6 +57,7 @@ OPEN = EgressRules(allow_http=True, allow_private=True)
         "https://[::ffff:127.0.0.1]/",
         "https://[::ffff:7f00:1]/",
         "https://[::127.0.0.1]/",
+        "https://[::ffff:0:7f00:1]/",
         "https://[2002:7f00:1::]/",
         "https://[64:ff9b::7f00:1]/",
         "https://[64:ff9b::a9fe:a9fe]/",

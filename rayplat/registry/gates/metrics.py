@@ -154,9 +154,10 @@ def _interval(params: ChampionInterval, case: Case) -> Finding:
     found = [c for c in evidence.comparisons if (c.metric, c.segment) == (params.metric, "")]
     if len(found) != 1:
         return False, f"{len(found)} comparisons of {params.metric} over all rows were given, exactly one is needed"
-    stated = metric(evidence.candidate, params.metric)
-    if stated is not None and abs(stated - (number(found[0].candidate) or math.nan)) > _TOLERANCE:
-        return False, f"{params.metric} is {stated} among the metrics, but {found[0].candidate} in the comparison"
+    for metrics, compared in ((evidence.candidate, found[0].candidate), (evidence.baseline, found[0].baseline)):
+        stated, value = metric(metrics, params.metric), number(compared)
+        if stated is not None and value is not None and abs(stated - value) > _TOLERANCE:
+            return False, f"{params.metric} is {stated} among the metrics, but {compared} in the comparison"
     if is_count(found[0].rows) and found[0].rows < params.min_rows:
         return False, f"{found[0].rows} rows compared, at least {params.min_rows} are needed"
     return _bound(params, found[0], evidence)

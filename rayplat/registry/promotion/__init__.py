@@ -1,7 +1,15 @@
 """The life of a promotion: states, verdicts, approvals, rollbacks. Pure; the record keeps it."""
 
 from rayplat.registry.documents import finite
-from rayplat.registry.promotion.approving import approve, check_approver, check_in_time, check_person, missing, settle
+from rayplat.registry.promotion.approving import (
+    approve,
+    check_approver,
+    check_in_time,
+    check_passed,
+    check_person,
+    missing,
+    settle,
+)
 from rayplat.registry.promotion.judging import (
     failures,
     judge,
@@ -27,6 +35,7 @@ __all__ = [
     "check_approver",
     "check_in_time",
     "check_intact",
+    "check_passed",
     "check_person",
     "check_subject",
     "evidence_digest",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rayplat.errors import Conflict, Forbidden
+from rayplat.errors import Conflict, Corrupt, Forbidden
 from rayplat.identity import require
 from rayplat.registry.promotion.states import Step, advance
 from rayplat.registry.promotion.subject import check_intact, check_subject
-from rayplat.types import Approval, Principal, PrincipalKind, Promotion, PromotionState, Role
+from rayplat.types import Approval, Principal, PrincipalKind, Promotion, PromotionState, Role, Verdict
 
 
 def check_approver(promotion: Promotion, author: str, by: Principal) -> None:
@@ -40,16 +40,27 @@ def check_in_time(promotion: Promotion, now: datetime) -> None:
         raise Conflict(f"promotion {promotion.promotion_id} expired at {promotion.expires_at}: ask for it anew")
 
 
+def check_passed(promotion: Promotion) -> None:
+    """Raises `Corrupt` for a stored promotion that is not what its subject was taken over, or that only its state says
+    has passed its gates or, where it is approved, has its approvals."""
+    check_intact(promotion)
+    failed = [r.gate for r in promotion.gates if r.verdict is Verdict.FAIL]
+    lacking = missing(promotion) if promotion.state is PromotionState.APPROVED else 0
+    if failed or lacking:
+        found = f"{promotion.state}, {failed} failed, {lacking} approvals missing"
+        raise Corrupt(f"promotion {promotion.promotion_id}", "one that passed", found)
+
+
 def approve(promotion: Promotion, approval: Approval, named: str | None) -> Promotion:
     """After ``approval``, for the subject that was ``named`` (None: the present one): APPROVED once there are enough.
 
     Raises `Conflict` for another subject, a second approval by the same person, a closed or expired promotion;
-    `Corrupt` for one whose row was changed.
+    `Corrupt` for one whose row was changed, also where only its state says that its gates have passed.
     """
     advance(promotion.state, Step.APPROVE)
     check_in_time(promotion, approval.at)
     check_subject(promotion, named)
-    check_intact(promotion)
+    check_passed(promotion)
     if any(a.approver == approval.approver and a.decision == approval.decision for a in promotion.approvals):
         raise Conflict(f"{approval.approver} has approved promotion {promotion.promotion_id} already")
     return settle(replace(promotion, approvals=(*promotion.approvals, approval)), approval.at)

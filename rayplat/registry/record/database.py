@@ -71,13 +71,17 @@ class Reader:
         return self.engine.dialect.name
 
     def read(self, query: Callable[[Connection], R]) -> R:
-        """What ``query`` finds. Raises `Unavailable` when the database does not answer."""
+        """What ``query`` finds. Raises `Unavailable` when the database does not answer, `InvalidInput` for a value
+        that it cannot look for."""
 
         def attempt() -> R:
             with self.engine.connect() as connection:
                 return query(connection)
 
-        return _patiently(attempt)
+        try:
+            return _patiently(attempt)
+        except (DataError, UnicodeEncodeError) as e:
+            raise _refusal(e) from e
 
     def close(self) -> None:
         self.engine.dispose()

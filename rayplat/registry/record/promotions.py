@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound
+from rayplat.errors import Conflict, Corrupt, Forbidden, InvalidInput, NotFound
 from rayplat.identity import require
 from rayplat.registry import documents, promotion
 from rayplat.registry.promotion import Step
@@ -344,7 +344,10 @@ def _ticked(tx: Tx, asked: Promotion) -> Promotion | None:
         return store.save(tx, asked, closed, store.PLATFORM)
     if not _is_due(asked, tx.at):
         return None
-    promotion.check_intact(asked)
+    try:
+        promotion.check_passed(asked)
+    except Corrupt as e:  # the others must not wait for it
+        return store.go_stale(tx, asked, f"it is not what was approved: {e}")
     return _go_live(tx, asked, asked.approvals[-1].approver if asked.approvals else asked.requester)
 
 

@@ -98,6 +98,8 @@ def comparison(index: int, **changes: Any) -> dict[str, Any]:
         ({"baseline": None}, "must be finite"),
         ({"difference": True}, "must be finite"),
         ({"difference": 0.05}, "is not 0.05"),
+        ({"candidate": 0.0, "difference": -0.69}, "is 0.72 among the metrics, but 0.0"),
+        ({"baseline": 0.5, "difference": 0.22}, "is 0.69 among the metrics, but 0.5"),
         ({"higher_is_better": False}, "takes less auc for better"),
         ({"rows": 999}, "at least 1000"),
         ({"rows": 60_000}, "is no count"),
