@@ -54,13 +54,18 @@ def check_passed(promotion: Promotion) -> None:
 def approve(promotion: Promotion, approval: Approval, named: str | None) -> Promotion:
     """After ``approval``, for the subject that was ``named`` (None: the present one): APPROVED once there are enough.
 
-    Raises `Conflict` for another subject, a second approval by the same person, a closed or expired promotion;
+    Raises `Conflict` for another subject, a second approval by the same person, a closed or expired promotion, a bundle
+    that the platform has not looked at (unless the alias is free);
     `Corrupt` for one whose row was changed, also where only its state says that its gates have passed.
     """
     advance(promotion.state, Step.APPROVE)
     check_in_time(promotion, approval.at)
     check_subject(promotion, named)
     check_passed(promotion)
+    if promotion.verification is None and (promotion.policy is None or promotion.policy.protected):
+        raise Conflict(
+            f"the platform has not verified the bundle of {promotion.promotion_id} yet: call `promotions.verify` again"
+        )
     if any(a.approver == approval.approver and a.decision == approval.decision for a in promotion.approvals):
         raise Conflict(f"{approval.approver} has approved promotion {promotion.promotion_id} already")
     return settle(replace(promotion, approvals=(*promotion.approvals, approval)), approval.at)

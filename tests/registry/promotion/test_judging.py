@@ -258,7 +258,10 @@ def test_a_bundle_found_damaged_is_rejected_under_any_policy() -> None:
 
 def test_what_is_found_after_an_approval_makes_it_stale() -> None:
     found = promotion.with_evidence(asked(policy(*EVALUATE, min_approvals=1, cooldown_s=60.0)), EVALUATION)
+    with pytest.raises(Conflict, match="has not verified"):
+        promotion.approve(found, approval(found), found.subject_digest)
+    found = promotion.with_verification(found, VERIFIED)
     approved = promotion.approve(found, approval(found), found.subject_digest)
     assert approved.state is S.APPROVED
-    assert promotion.with_verification(approved, VERIFIED).state is S.STALE
+    assert promotion.with_verification(approved, replace(VERIFIED, signed=False)).state is S.STALE
     assert promotion.with_evidence(approved, EVALUATION).state is S.APPROVED
