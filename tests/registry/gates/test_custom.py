@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,12 @@ def one(evidence):
 
 def dies(evidence):
     os._exit(3)
+
+def floods(evidence):
+    for _ in range(200):
+        os.write(2, b"x" * (1 << 20))
+    return False
+
 
 def quits(evidence):
     os._exit(0)
@@ -87,6 +94,12 @@ def test_one_that_raises_dies_or_talks_nonsense_has_failed(module: Path, functio
     ok, reason = ask(module, function)
     assert not ok
     assert said in reason
+
+
+def test_one_that_writes_without_end_takes_no_memory(module: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert ask(module, "floods") == (False, "own_gates:floods says no")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB, of 200 MiB written
 
 
 def test_one_that_hangs_is_ended(module: Path) -> None:
