@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplat.types import AuditEntry, AuditProblem, Tampering
@@ -18,8 +19,10 @@ Rows = Mapping[str, Mapping[Key, Mapping[str, Any]]]
 
 HEAD, HISTORY, VERSION = "rp_alias_head", "rp_alias_history", "rp_model_version"
 PROMOTION, APPROVAL, POLICY = "rp_promotion", "rp_approval", "rp_alias_policy"
-TOKEN, WEBHOOK = "rp_token", "rp_webhook"
-TABLES = (HEAD, HISTORY, VERSION, PROMOTION, APPROVAL, POLICY, TOKEN, WEBHOOK)
+TOKEN, WEBHOOK, WAIVER = "rp_token", "rp_webhook", "rp_waiver"
+TABLES = (HEAD, HISTORY, VERSION, PROMOTION, APPROVAL, POLICY, TOKEN, WEBHOOK, WAIVER)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Entries that moved an alias; the first release's approvals did so themselves.
 _MOVES = ("alias.set", "alias.remove", "alias.rollback", "promotion.live", "promotion.approve", "model.adopt")
@@ -50,6 +53,8 @@ class Replay:
             self._token(entry, verb)
         elif noun == "webhook":
             self._webhook(entry, verb)
+        elif noun == "waiver" and isinstance(entry.detail.get("waiver_id"), str):
+            self._waiver(entry, verb)
         elif "/" in entry.subject and noun == "model":
             self._version(entry)
         elif entry.action in _MOVES and type(entry.detail.get("generation")) is int:
@@ -123,6 +128,17 @@ class Replay:
             self._put(TOKEN, (entry.subject,), entry.seq, revoked=False, **known)
         elif verb == "revoke":
             self._change(TOKEN, (entry.subject,), entry.seq, revoked=True)
+
+    def _waiver(self, entry: AuditEntry, verb: str) -> None:
+        kind, _, target = entry.subject.partition(":")
+        said, key = entry.detail, (entry.detail["waiver_id"],)
+        if verb == "create":
+            ends = said.get("expires_at")
+            ends_us = None if ends is None else (datetime.fromisoformat(ends) - _EPOCH) // timedelta(microseconds=1)
+            known = {"by": entry.actor, "reason": said.get("reason"), "expires_at": ends_us}
+            self._put(WAIVER, key, entry.seq, kind=kind, target=target, revoked=False, **known)
+        elif verb == "revoke":
+            self._change(WAIVER, key, entry.seq, revoked=True)
 
     def _webhook(self, entry: AuditEntry, verb: str) -> None:
         if verb == "create":

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from rayplat import identity
 from rayplat.registry import standard_webhooks
-from rayplat.registry.record import aliases, crosscheck, policies, promotions, tokens, versions, webhooks
+from rayplat.registry.record import aliases, crosscheck, policies, promotions, tokens, versions, waivers, webhooks
 from rayplat.registry.record.database import Record
 from rayplat.types import AliasPolicy, AuditProblem, Role, Tampering, TokenInfo
 from tests.registry.desk import ANN, BOB, MODEL, ROOT, Desk
@@ -39,6 +39,10 @@ def busy(record: Record) -> None:
         wanted = TokenInfo(token_id, name, role, datetime.now(UTC), "")
         record.write(lambda tx, w=wanted, s=secret, b=by: tokens.create(tx, w, identity.hash_token(s), b))
     record.write(lambda tx: tokens.revoke(tx, wanted.token_id, by=ROOT))
+    ends = datetime(2999, 1, 1, tzinfo=UTC)
+    waived = desk.write(waivers.waive, "format", "sha256:" + "a" * 64, "replaced in June", by=BOB)
+    desk.write(waivers.revoke, waived.waiver_id, "has been replaced", by=BOB)
+    desk.write(waivers.waive, "format", "sha256:" + "b" * 64, "replaced in July", ends, by=BOB)
     secret = standard_webhooks.new_secret()
     record.write(lambda tx: webhooks.create(tx, "https://hooks.example.com/x", ("*",), secret, by=ROOT))
 
@@ -113,6 +117,11 @@ def test_the_same_holds_on_postgresql(postgres_record_url: str) -> None:
         ("update rp_token set expires_at = 1 where role = 'admin'", "expires_at"),
         ("update rp_webhook set url = 'https://evil.example.com/'", "url_sha256"),
         ("update rp_webhook set events = '[]'", "events"),
+        ("update rp_waiver set target = 'sha256:0'", "target is 'sha256:0'"),
+        ("update rp_waiver set expires_at = null where revoked_at is null", "expires_at is None, the log says"),
+        ("update rp_waiver set revoked_at = null", "revoked is False, the log says True"),
+        ("insert into rp_waiver select 'w', kind, target, \"by\", reason, at, null, null, null from rp_waiver limit 1",
+         "rp_waiver w: no entry of the audit log made it"),
     ],
 )  # fmt: skip
 def test_an_edited_row_is_named_with_what_the_log_says(engine: sa.Engine, sql: str, says: str) -> None:

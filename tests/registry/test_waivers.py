@@ -11,7 +11,7 @@ from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound
 from rayplat.registry.record import audit, waivers
 from rayplat.registry.record.database import Record
 from rayplat.registry.record.schema import outbox
-from rayplat.types import WaiverInfo
+from rayplat.types import Principal, PrincipalKind, Role, WaiverInfo
 from tests.registry.desk import ANN, BOB, EVE, Desk
 
 DIGEST = "sha256:" + "a" * 64
@@ -58,6 +58,8 @@ def test_it_ends_by_time_or_by_revocation(desk: Desk) -> None:
 
 @pytest.mark.parametrize("by", [ANN, EVE])
 def test_only_an_approver_gives_or_ends_one(by, desk: Desk) -> None:
+    with pytest.raises(Forbidden, match="takes a person's token"):
+        give(either.record, by=Principal("ci", Role.ADMIN, PrincipalKind.SERVICE))
     with pytest.raises(Forbidden, match="approver"):
         give(desk.record, by=by)
     given = give(desk.record)

@@ -26,11 +26,13 @@ _KEYS: dict[str, tuple[sa.Table, tuple[str, ...]]] = {
     replay.POLICY: (schema.alias_policy, ("model", "alias")),
     replay.TOKEN: (schema.token, ("token_id",)),
     replay.WEBHOOK: (schema.webhook, ("webhook_id",)),
+    replay.WAIVER: (schema.waiver, ("waiver_id",)),
 }
 
 
 def check_record(connection: Connection) -> list[AuditProblem]:
-    """Rows of aliases, versions, promotions, approvals, policies, tokens and webhooks that the audit log contradicts.
+    """Rows of aliases, versions, promotions, approvals, policies, tokens, webhooks and waivers that the audit log
+    contradicts.
 
     It takes the log as true: check that first (`audit.check`). Raises `Unavailable` where the record changes all the
     time while it is read.
