@@ -59,7 +59,7 @@ def test_it_ends_by_time_or_by_revocation(desk: Desk) -> None:
 @pytest.mark.parametrize("by", [ANN, EVE])
 def test_only_an_approver_gives_or_ends_one(by, desk: Desk) -> None:
     with pytest.raises(Forbidden, match="takes a person's token"):
-        give(either.record, by=Principal("ci", Role.ADMIN, PrincipalKind.SERVICE))
+        give(desk.record, by=Principal("ci", Role.ADMIN, PrincipalKind.SERVICE))
     with pytest.raises(Forbidden, match="approver"):
         give(desk.record, by=by)
     given = give(desk.record)
