@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -49,14 +50,14 @@ def _contests(stage: Stage, alias: str, contests: int) -> Counter[int]:
     winners: Counter[int] = Counter()
     for generation in range(contests):
         wanted = [(MODEL, alias, 1 + n % 2, generation) for n in range(CONTENDERS)]
-        sent = [c.handle.write.remote(name, w, {"by": ANN}) for c, w in zip(clients, wanted, strict=True)]
+        packed = [pickle.dumps((name, one, {"by": ANN})) for one in wanted]
+        sent = [c.handle.packed.remote("write", call) for c, call in zip(clients, packed, strict=True)]
         winners[sum(_won(ray, call) for call in sent)] += 1
     return winners
 
 
 def _won(ray: Any, call: Any) -> bool:
-    try:
-        ray.get(call, timeout=60)
-    except StaleGeneration:
-        return False
-    return True
+    won, answer = pickle.loads(ray.get(call, timeout=60))
+    if not won and not isinstance(answer, StaleGeneration):
+        raise answer
+    return bool(won)

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rayplat import identity, logs
+from rayplat.errors import RayplatError
 from rayplat.registry import lineage_server
 from rayplat.registry.calls import resolve
 from rayplat.registry.dispatcher import Dispatcher
@@ -76,6 +78,17 @@ class Registry:
         """The result of the operation called ``name``, after its commit; the same ``key`` again has no other effect."""
         operation = resolve(name, "write")
         return await self._write(lambda tx: operation(tx, *args, **(kwargs or {})), key)
+
+    async def packed(self, method: str, call: bytes) -> bytes:
+        """`read` or `write` with the arguments in one pickle, answered by a pickle of (whether it went well, the result
+        or our error). Ray's own way, an object for each argument and a traceback for each refusal, takes longer than
+        the operation."""
+        run = {"read": self.read, "write": self.write}[method]
+        try:
+            answer: tuple[bool, Any] = (True, await run(*pickle.loads(call)))
+        except RayplatError as e:
+            answer = (False, e.with_traceback(None))
+        return pickle.dumps(answer)
 
     # --- what model hosts ask -------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ key, so it takes effect once. An actor that is gone or silent is `Unavailable`.
 from __future__ import annotations
 
 import functools
+import pickle
 import time
 import uuid
 from collections.abc import Callable
@@ -59,12 +60,12 @@ class RegistryClient:
 
     def read(self, query: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What ``query(connection, *args, **kwargs)`` finds."""
-        found: R = self._call("read", name_of(query, "read"), args, kwargs)
+        found: R = self._packed("read", name_of(query, "read"), args, kwargs)
         return found
 
     def write(self, operation: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``operation(tx, *args, **kwargs)``, after its commit."""
-        result: R = self._call("write", name_of(operation, "write"), args, kwargs, uuid.uuid4().hex)
+        result: R = self._packed("write", name_of(operation, "write"), args, kwargs, uuid.uuid4().hex)
         return result
 
     # --- who serves what ------------------------------------------------------------------------------
@@ -90,7 +91,14 @@ class RegistryClient:
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *args: Any, more_s: float = 0.0) -> Any:
+    def _packed(self, method: str, name: str, *call: Any) -> Any:
+        """`actor.Registry.packed`."""
+        went_well, answer = pickle.loads(self._call("packed", method, pickle.dumps((name, *call)), what=name))
+        if not went_well:
+            raise answer
+        return answer
+
+    def _call(self, method: str, *args: Any, more_s: float = 0.0, what: str = "") -> Any:
         import ray
         from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
@@ -104,8 +112,9 @@ class RegistryClient:
                     raise e.cause from None
                 raise
             except GetTimeoutError:
-                what = args[0] if method in ("read", "write") else method
-                raise Unavailable(_WHAT, f"no answer to {what} within {self._timeout_s + more_s:g} s") from None
+                raise Unavailable(
+                    _WHAT, f"no answer to {what or method} within {self._timeout_s + more_s:g} s"
+                ) from None
             except RayActorError as e:
                 if time.monotonic() + _RETRY_S >= deadline or not self._refound():
                     raise Unavailable(_WHAT, _first_line(e)) from None

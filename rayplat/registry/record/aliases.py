@@ -17,28 +17,33 @@ from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, StaleGen
 from rayplat.identity import require
 from rayplat.registry.record import audit, events, lineage, mlflow_rows, policies, rows, versions
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import alias_head, alias_history
 from rayplat.types import AliasHead, AuditEntry, Principal, Role, check_alias
 
 _REASON_LENGTH = 2000
 # Built once: a move is what many wait for, and to build a statement takes SQLAlchemy longer than to run it.
-_FIND = sa.select(alias_head).where(
-    alias_head.c.model == sa.bindparam("model"), alias_head.c.alias == sa.bindparam("alias")
+_FIND = Prepared(
+    sa.select(alias_head).where(
+        alias_head.c.model == sa.bindparam("model"), alias_head.c.alias == sa.bindparam("alias")
+    )
 )
 _GENERATION = sa.select(sa.func.max(alias_history.c.generation)).where(
     alias_history.c.model == sa.bindparam("model"), alias_history.c.alias == sa.bindparam("alias")
 )
-_MOVE = sa.update(alias_head).where(
-    alias_head.c.model == sa.bindparam("its_model"),
-    alias_head.c.alias == sa.bindparam("its_alias"),
-    alias_head.c.generation == sa.bindparam("its_generation"),
+_MOVE = Prepared(
+    sa.update(alias_head).where(
+        alias_head.c.model == sa.bindparam("its_model"),
+        alias_head.c.alias == sa.bindparam("its_alias"),
+        alias_head.c.generation == sa.bindparam("its_generation"),
+    )
 )
-_CREATE, _KEEP = sa.insert(alias_head), sa.insert(alias_history)
+_CREATE, _KEEP = Prepared(sa.insert(alias_head)), Prepared(sa.insert(alias_history))
 
 
 def find(connection: Connection, model: str, alias: str) -> AliasHead | None:
     """Where the alias points, None where it does not exist."""
-    row = connection.execute(_FIND, {"model": model, "alias": alias}).first()
+    row = _FIND(connection, {"model": model, "alias": alias}).first()
     return None if row is None else rows.alias_head(row)
 
 
@@ -140,7 +145,7 @@ def remove(
         before, generation=before.generation + 1, moved_at=tx.at, moved_by=by.name, promotion_id=None, removed=True
     )
     tx.connection.execute(sa.delete(alias_head).where(alias_head.c.model == model, alias_head.c.alias == alias))
-    tx.connection.execute(_KEEP, rows.alias_head_columns(gone))
+    _KEEP(tx.connection, rows.alias_head_columns(gone))
     mlflow_rows.delete_alias(tx.connection, model, alias)
     detail = {**_detail(gone, before), "reason": reason.strip()[:_REASON_LENGTH]}
     audit.append(tx, by.name, "alias.remove", f"{model}@{alias}", detail)
@@ -155,13 +160,13 @@ def _point(tx: Tx, head: AliasHead, expected: int | None, before: AliasHead | No
         raise _stale(head, now, expected)
     head = replace(head, generation=now + 1, moved_at=tx.at, removed=False)
     columns = rows.alias_head_columns(head)
-    tx.connection.execute(_KEEP, columns)
+    _KEEP(tx.connection, columns)
     del columns["removed"]
     if before is None:
-        tx.connection.execute(_CREATE, columns)
+        _CREATE(tx.connection, columns)
     else:
         at = {"its_model": head.model, "its_alias": head.alias, "its_generation": now}
-        tx.connection.execute(_MOVE, {**columns, **at})
+        _MOVE(tx.connection, {**columns, **at})
     mlflow_rows.set_alias(tx.connection, head)
     lineage.moved(tx, head)
     body = {"by": head.moved_by, "promotion_id": head.promotion_id, **_detail(head, before)}

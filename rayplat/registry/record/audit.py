@@ -19,6 +19,7 @@ from rayplat.registry import chain
 from rayplat.registry.chain import Entry
 from rayplat.registry.record import rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import audit
 from rayplat.types import AuditEntry, AuditReport
 
@@ -37,9 +38,9 @@ class Head(NamedTuple):
     at_us: int
 
 
-_NEWEST = sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1)
-_OF_KEY = sa.select(audit).where(audit.c.request_key == sa.bindparam("key"))
-_APPEND = sa.insert(audit)
+_NEWEST = Prepared(sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1))
+_OF_KEY = Prepared(sa.select(audit).where(audit.c.request_key == sa.bindparam("key")))
+_APPEND = Prepared(sa.insert(audit))
 
 
 class Row(NamedTuple):
@@ -71,14 +72,14 @@ def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]
         "request_key": tx.key,
     }
     hashed = chain.entry_hash(prev, _body(*columns.values()))
-    tx.connection.execute(_APPEND, {**columns, "prev_hash": prev, "hash": hashed})
+    _APPEND(tx.connection, {**columns, "prev_hash": prev, "hash": hashed})
 
 
 def replayed(tx: Tx, action: str) -> AuditEntry | None:
     """The entry an earlier call with the same idempotency key made, if any. `Conflict` when that did something else."""
     if tx.key is None:
         return None
-    row = tx.connection.execute(_OF_KEY, {"key": tx.key}).first()
+    row = _OF_KEY(tx.connection, {"key": tx.key}).first()
     if row is None:
         return None
     if row.action != action:
@@ -98,7 +99,7 @@ def listed(connection: Connection, limit: int = 100, subject: str | None = None)
 
 def head(connection: Connection) -> Head | None:
     """The newest entry; None where there is none yet."""
-    row = connection.execute(_NEWEST).first()
+    row = _NEWEST(connection, {}).first()
     return None if row is None else Head(row.seq, row.hash, row.at)
 
 

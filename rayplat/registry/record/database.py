@@ -21,12 +21,13 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, Operational
 from rayplat.errors import Conflict, InvalidInput, Unavailable
 from rayplat.registry.egress import EgressRules
 from rayplat.registry.record import opening, schema
+from rayplat.registry.record.prepared import Prepared
 from rayplat.types import AliasHead
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
-_FENCE = (
+_FENCE = Prepared(
     sa.update(schema.lease)
     .where(schema.lease.c.id == 1, schema.lease.c.epoch == sa.bindparam("mine"))
     .values(writes=schema.lease.c.writes + 1)
@@ -160,7 +161,7 @@ class Record(Reader):
 
     def _fence(self, connection: Connection) -> None:
         """Take the write lock; refuse if replaced. It must be a transaction's first statement (see `schema.lease`)."""
-        if connection.execute(_FENCE, {"mine": self.epoch}).rowcount != 1:
+        if _FENCE(connection, {"mine": self.epoch}).rowcount != 1:
             now = connection.scalar(sa.select(schema.lease.c.epoch))
             raise Unavailable("the registry", f"another incarnation took over (epoch {now}, this one had {self.epoch})")
 

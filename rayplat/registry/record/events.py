@@ -11,17 +11,18 @@ from sqlalchemy import Connection
 
 from rayplat.registry.record import rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import lineage_sent, outbox, webhook
 from rayplat.types import Event, WebhookState
 
-_INSERT = sa.insert(outbox)
+_INSERT = Prepared(sa.insert(outbox))
 _MAX_ROWS = 10_000  # deleted at once, so that a write never waits long
 
 
 def emit(tx: Tx, event: str, subject: str, body: dict[str, Any]) -> None:
     """Note ``event`` (``promotion.live``, one of `EVENTS`) about ``subject`` (``flight-delay@champion``)."""
     columns = {"event": event, "subject": subject, "body": rows.to_json(body), "at": rows.to_us(tx.at)}
-    tx.connection.execute(_INSERT, columns)
+    _INSERT(tx.connection, columns)
 
 
 def after(connection: Connection, seq: int, limit: int = 100) -> list[Event]:

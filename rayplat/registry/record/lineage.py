@@ -20,6 +20,7 @@ from rayplat.errors import InvalidInput, NotFound
 from rayplat.identity import require
 from rayplat.registry.record import audit, rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import alias_head, alias_history, edge, lineage_node, model_version
 from rayplat.registry.walks import connected, shortest_path
 from rayplat.types import (
@@ -58,7 +59,7 @@ LOGGED_IN = "logged in"  # alias generation -> inference log of the version
 
 TRAINED_ON = (SOURCE_OF, PINNED_BY, HOLDS, TRAINED, MADE)  # the way from a table to what was trained on it
 
-_INSERT = sa.insert(edge)
+_INSERT = Prepared(sa.insert(edge))
 MOST_EDGES = 5_000
 MOST_ADDED = 1_000
 _DEEPEST = 1_000
@@ -160,7 +161,7 @@ def _link(tx: Tx, edges: Iterable[Edge]) -> list[Edge]:
 
 def _insert(tx: Tx, edges: Sequence[Edge]) -> None:
     at = rows.to_us(tx.at)
-    tx.connection.execute(_INSERT, [{**vars(one), "at": at} for one in edges])
+    _INSERT(tx.connection, [{**vars(one), "at": at} for one in edges])
 
 
 def _note(tx: Tx, facts: dict[str, dict[str, Any]]) -> None:

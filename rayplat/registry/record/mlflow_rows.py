@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from rayplat.artifacts.locations import parse, tree_uri
 from rayplat.errors import InvalidInput
+from rayplat.registry.record.prepared import Prepared
 from rayplat.types import AliasHead, ModelVersion
 
 _INIT_TIMEOUT_S = 60.0
@@ -167,9 +168,10 @@ def sources(connection: Connection) -> dict[tuple[str, int], tuple[str | None, s
 
 def set_alias(connection: Connection, head: AliasHead) -> None:
     """MLflow's alias row, made or moved; also where somebody deleted the model on MLflow's page."""
-    _touch_model(connection, head.model, int(head.moved_at.timestamp() * 1000))
     key = {"workspace": _WORKSPACE, "name": head.model, "alias": head.alias}
-    _upsert(connection, _ALIASES, key, {"version": head.version}, {})
+    if not _changed(connection, _ALIASES, key, {"version": head.version}):
+        _touch_model(connection, head.model, int(head.moved_at.timestamp() * 1000))
+        connection.execute(sa.insert(_ALIASES), {**key, "version": head.version})
 
 
 def delete_version(connection: Connection, version: ModelVersion, at: datetime) -> None:
@@ -206,15 +208,19 @@ def _upsert(
     connection: Connection, table: sa.Table, key: dict[str, Any], row: dict[str, Any], new: dict[str, Any]
 ) -> None:
     """Set ``row`` where ``key`` is, or insert it with the columns in ``new``. The fence keeps other writers out."""
-    at = {f"its_{name}": value for name, value in key.items()}
-    if connection.execute(_update(table, tuple(key)), {**row, **at}).rowcount == 0:
+    if not _changed(connection, table, key, row):
         connection.execute(sa.insert(table), {**key, **row, **new})
 
 
+def _changed(connection: Connection, table: sa.Table, key: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Set ``row`` where ``key`` is; whether it is there."""
+    at = {f"its_{name}": value for name, value in key.items()}
+    return _update(table, tuple(key))(connection, {**row, **at}).rowcount > 0
+
+
 @functools.cache
-def _update(table: sa.Table, key: tuple[str, ...]) -> sa.Update:
-    """Built once: to build a statement takes SQLAlchemy longer than to run it."""
-    return sa.update(table).where(*(table.c[name] == sa.bindparam(f"its_{name}") for name in key))
+def _update(table: sa.Table, key: tuple[str, ...]) -> Prepared:
+    return Prepared(sa.update(table).where(*(table.c[name] == sa.bindparam(f"its_{name}") for name in key)))
 
 
 def _same(table: sa.Table, key: dict[str, Any]) -> sa.ColumnElement[bool]:

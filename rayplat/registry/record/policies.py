@@ -17,11 +17,15 @@ from rayplat.registry import documents
 from rayplat.registry.promotion import policy as rules
 from rayplat.registry.record import audit, promotion_rows, rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import alias_policy
 from rayplat.types import AliasPolicy, Principal, Role
 
-_HOLDING = sa.select(alias_policy.c.model, alias_policy.c.alias, alias_policy.c.policy).where(
-    alias_policy.c.model.in_([sa.bindparam("m"), rules.ANY]), alias_policy.c.alias.in_([sa.bindparam("a"), rules.ANY])
+_HOLDING = Prepared(
+    sa.select(alias_policy.c.model, alias_policy.c.alias, alias_policy.c.policy).where(
+        alias_policy.c.model.in_([sa.bindparam("m"), rules.ANY]),
+        alias_policy.c.alias.in_([sa.bindparam("a"), rules.ANY]),
+    )
 )
 
 
@@ -74,7 +78,7 @@ def get(connection: Connection, model: str, alias: str) -> AliasPolicy:
 
 def find(connection: Connection, model: str, alias: str, max_parity_mismatch: float | None = None) -> AliasPolicy:
     """The policy that holds for an alias. ``max_parity_mismatch`` (a setting) goes into the built-in one."""
-    stored = {(row.model, row.alias): row.policy for row in connection.execute(_HOLDING, {"m": model, "a": alias})}
+    stored = {(row.model, row.alias): row.policy for row in _HOLDING(connection, {"m": model, "a": alias}).rows}
     found = next((stored[pair] for pair in rules.resolution(model, alias) if pair in stored), None)
     return rules.builtin(max_parity_mismatch) if found is None else _parsed(found)
 

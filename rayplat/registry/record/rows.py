@@ -80,7 +80,7 @@ def alias_head(row: Row) -> AliasHead:
         moved_at=from_us(row.moved_at),
         moved_by=row.moved_by,
         promotion_id=row.promotion_id,
-        removed=row._mapping.get("removed", False),
+        removed=bool(getattr(row, "removed", False)),  # a head in the table of heads is there
     )
 
 

@@ -17,13 +17,16 @@ from rayplat.identity import require
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import audit, events, lineage, mlflow_rows, rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import alias_head, model_version, pin, promotion
 from rayplat.types import ModelVersion, Principal, PromotionState, Role, VersionState
 
 _LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
 _REASON_LENGTH = 2000
-_GET = sa.select(model_version).where(
-    model_version.c.model == sa.bindparam("model"), model_version.c.version == sa.bindparam("version")
+_GET = Prepared(
+    sa.select(model_version).where(
+        model_version.c.model == sa.bindparam("model"), model_version.c.version == sa.bindparam("version")
+    )
 )
 _S = PromotionState
 _OPEN = set(_S) - {_S.LIVE, _S.SUPERSEDED, _S.ROLLED_BACK, _S.REJECTED, _S.EXPIRED, _S.STALE, _S.CANCELLED}
@@ -74,7 +77,7 @@ def get(connection: Connection, model: str, version: int) -> ModelVersion:
     if isinstance(version, bool) or not isinstance(version, int):
         raise InvalidInput("version", f"{version!r} is no number of a version")
     possible = 1 <= version <= _LAST_NUMBER
-    row = connection.execute(_GET, {"model": model, "version": version}).first() if possible else None
+    row = _GET(connection, {"model": model, "version": version}).first() if possible else None
     if row is None:
         known = ", ".join(str(v.version) for v in listed(connection, model)[:5])
         raise NotFound("model version", f"{model}/{version}", f"the newest are {known}")
