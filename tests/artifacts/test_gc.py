@@ -310,7 +310,7 @@ def test_a_state_that_cannot_be_read_begins_every_grace_anew(
 
 
 def test_what_lies_about_and_is_no_object_is_left_alone(store: ArtifactStore, place: MemoryPlace, clock: Clock) -> None:
-    for name in ("objects/sha256/ab/cd/README", "objects/sha256/ab/cd/" + "0" * 64, "elsewhere", "uploads/README"):
+    for name in ("objects/sha256/ab/README", "objects/sha256/ab/" + "0" * 64, "elsewhere", "uploads/README"):
         place.write(name, b"mine")
     place.write("tmp/old", b"half")
     for _ in range(3):
@@ -318,8 +318,8 @@ def test_what_lies_about_and_is_no_object_is_left_alone(store: ArtifactStore, pl
         gc(store, dict, HOUR, dry_run=False)
     assert sorted(name for name, held in place.held.items() if held[0] == b"mine") == [
         "elsewhere",
-        "objects/sha256/ab/cd/" + "0" * 64,
-        "objects/sha256/ab/cd/README",
+        "objects/sha256/ab/" + "0" * 64,
+        "objects/sha256/ab/README",
         "uploads/README",
     ]
     assert names(place, "tmp/") == []

@@ -7,7 +7,6 @@ its way, should it change meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -31,7 +30,7 @@ Seen = tuple[int, int, int, int]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _MOST_FILES, _MOST_BYTES = 4096, 256 << 20
-_MOST_OPEN, _TOGETHER = 64, 32
+_MOST_OPEN = 256  # folders: as many as there are
 _FEW = 8  # up to so many files a sync of each is cheaper than one of the whole file system
 
 
@@ -46,10 +45,8 @@ class Batch:
         self._temporary = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
         self._pending: dict[str, str] = {}  # temporary files by the digest of what they hold
         self._bytes = 0
-        self._above: dict[str, int] = {}  # open folders of the first level
+        self._folders: dict[str, int] = {}  # open ones
         self._beside = ThreadPoolExecutor(1, "rayplat-store")
-        self._making: Future[None] | None = None
-        self._to_make: list[str] = []
         self._prefix, self._count = secrets.token_hex(8), 0
 
     def take(self, source: Source) -> Added:
@@ -65,10 +62,6 @@ class Batch:
                 else:
                     added = self._take_file(file, executable)
         self._bytes += added.written
-        if added.written:
-            self._to_make.append(added.digest.removeprefix("sha256:"))
-        if len(self._to_make) >= _TOGETHER and syncfs() is not None:
-            self._making, self._to_make = self._beside.submit(self._make_folders, self._to_make), []
         if len(self._pending) >= _MOST_FILES or self._bytes >= _MOST_BYTES:
             self.settle()
         return added
@@ -80,14 +73,11 @@ class Batch:
             _sync_all(self._temporary)
         for name in () if together else self._pending.values():
             _sync(name, self._temporary)
-        if self._making is not None:
-            self._making.result()
         for digest in self._pending:
             self._rename(digest, durable=not together)
         if together:
             _sync_all(self._temporary)
         self._pending.clear()
-        self._to_make.clear()
         self._bytes = 0
 
     def close(self) -> None:
@@ -95,7 +85,7 @@ class Batch:
         for name in self._pending.values():
             self._remove(name)
         self._beside.shutdown()
-        self._close_above()
+        self._close_folders()
         os.close(self._temporary)
 
     def _take_bytes(self, content: bytes, executable: bool) -> Added:
@@ -157,9 +147,8 @@ class Batch:
         if digest in self._pending:
             return True
         name = digest.removeprefix("sha256:")
-        below = f"{name[:2]}/{name[2:4]}/{name}"
         try:
-            found = os.stat(below, dir_fd=self._objects, follow_symlinks=False)
+            found = os.stat(f"{name[:2]}/{name}", dir_fd=self._objects, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return False
         if not stat.S_ISREG(found.st_mode):
@@ -180,11 +169,7 @@ class Batch:
 
     def _open(self, name: str) -> FileIO:
         """An object, reached without following a link."""
-        above = os.open(name[:2], FOLDER, dir_fd=self._objects)
-        try:
-            folder = os.open(name[2:4], FOLDER, dir_fd=above)
-        finally:
-            os.close(above)
+        folder = os.open(name[:2], FOLDER, dir_fd=self._objects)
         try:
             return FileIO(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb")
         finally:
@@ -193,32 +178,24 @@ class Batch:
     def _rename(self, digest: str, durable: bool) -> None:
         """Whoever puts an object there puts the same bytes there, so replacing one is no change."""
         name = digest.removeprefix("sha256:")
-        folder = make_folder(name[2:4], self._folder_above(name, durable), durable)
-        try:
-            os.replace(self._pending[digest], name, src_dir_fd=self._temporary, dst_dir_fd=folder)
-            if durable:
-                os.fsync(folder)
-            self._sound[digest] = _seen(os.stat(name, dir_fd=folder, follow_symlinks=False))
-        finally:
-            os.close(folder)
+        folder = self._folder(name, durable)
+        os.replace(self._pending[digest], name, src_dir_fd=self._temporary, dst_dir_fd=folder)
+        if durable:
+            os.fsync(folder)
+        self._sound[digest] = _seen(os.stat(name, dir_fd=folder, follow_symlinks=False))
 
-    def _folder_above(self, name: str, durable: bool = False) -> int:
-        if name[:2] not in self._above:
-            if len(self._above) >= _MOST_OPEN:
-                self._close_above()
-            self._above[name[:2]] = make_folder(name[:2], self._objects, durable)
-        return self._above[name[:2]]
+    def _folder(self, name: str, durable: bool) -> int:
+        """The open folder of an object. There are 256: a new folder costs more than a new file."""
+        if name[:2] not in self._folders:
+            if len(self._folders) >= _MOST_OPEN:
+                self._close_folders()
+            self._folders[name[:2]] = make_folder(name[:2], self._objects, durable)
+        return self._folders[name[:2]]
 
-    def _close_above(self) -> None:
-        for handle in self._above.values():
+    def _close_folders(self) -> None:
+        for handle in self._folders.values():
             os.close(handle)
-        self._above.clear()
-
-    def _make_folders(self, names: list[str]) -> None:
-        """Beside everything else, since on a large file system a new folder costs more than a new file."""
-        for name in names:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name[2:4], dir_fd=self._folder_above(name))
+        self._folders.clear()
 
     def _remove(self, name: str) -> None:
         try:

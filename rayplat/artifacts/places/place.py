@@ -2,7 +2,7 @@
 
 ::
 
-    objects/sha256/ab/cd/<64 hex>   an object: written once, never changed
+    objects/sha256/ab/<64 hex>      an object: written once, never changed
     leases/<id>  sweeps/<id>        who is uploading, who is collecting garbage (see `leases`)
     uploads/<64 hex>                when something was published
     condemned.json                  what garbage collection has found unreachable, and when
@@ -33,7 +33,7 @@ SMALL = 4 << 20
 OBJECTS = "objects/sha256/"
 LEASES, SWEEPS, UPLOADS, REFS, TEMPORARY = "leases/", "sweeps/", "uploads/", "refs/", "tmp/"
 CONDEMNED = "condemned.json"
-_OBJECT = re.compile(r"objects/sha256/([0-9a-f]{2})/([0-9a-f]{2})/((?:\1\2)[0-9a-f]{60})")
+_OBJECT = re.compile(r"objects/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Place(Protocol):
 def object_name(digest: str) -> str:
     """Where an object lies."""
     name = digest.removeprefix("sha256:")
-    return f"{OBJECTS}{name[:2]}/{name[2:4]}/{name}"
+    return f"{OBJECTS}{name[:2]}/{name}"
 
 
 def digest_at(name: str) -> str | None:
     """The digest of the object that belongs at ``name``; None where no object does."""
     found = _OBJECT.fullmatch(name)
-    return "sha256:" + found[3] if found else None
+    return "sha256:" + found[2] if found else None
 
 
 def place_at(root: str | Path, options: Mapping[str, str] | None = None) -> Place:
