@@ -3,7 +3,8 @@
 An entry's hash is the hex sha256 of the previous entry's hash (64 ASCII digits; 64 zeros before the first) followed by
 the RFC 8785 bytes of its body: ``{"action","actor","at","detail","key","seq","subject"}``, ``at`` in microseconds since
 1970 UTC. ``key``, the idempotency key, is there where the entry has one; the first release left it out of the hash,
-which is accepted up to the first entry that has it. This module reads no database and no file.
+which is accepted up to the first entry that has it, or has `ROWS` in its detail. This module reads no database and no
+file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from rayplat.errors import InvalidInput
 from rayplat.types import AuditProblem, AuditReport, Tampering
 
 START = "0" * 64
+ROWS = "row_digests"
+"""The detail's field that every entry of this format has; see `record.journal`."""
 _WINDOW = 1000  # entries after a bad one that are looked at, to say what happened
 _KEY, _SEQ, _SUBJECT = b',"key":', b',"seq":', b',"subject":'
 _HEAD, _HASH, _PREV, _END = b'{"body":', b',"hash":"', b'","prev_hash":"', b'"}'
+_MARK = b'"' + ROWS.encode() + b'":{'
 _TAIL = len(_HASH) + 64 + len(_PREV) + 64 + len(_END)
 
 
@@ -38,8 +42,11 @@ class Entry(NamedTuple):
 
     @property
     def old_body(self) -> bytes | None:
-        """The body without the key. The last match is the right one: quotes inside texts are escaped."""
-        if not self.keyed:
+        """The body without the key. The last match is the right one: quotes inside texts are escaped.
+
+        None for an entry of today's format, whose hash always covers the key.
+        """
+        if not self.keyed or _MARK in self.body:
             return None
         head, _, tail = self.body.rpartition(_KEY)
         return head + tail[tail.find(_SEQ) :]
@@ -90,7 +97,7 @@ class Chain:
         if entry.seq != self.seq + 1 or entry.prev_hash != self.hash:
             return None
         if entry.hash == entry_hash(self.hash, entry.body):
-            self._keyed = self._keyed or entry.keyed
+            self._keyed = self._keyed or entry.keyed or _MARK in entry.body
             return entry.body
         old = None if self._keyed else entry.old_body
         return old if old is not None and entry.hash == entry_hash(self.hash, old) else None

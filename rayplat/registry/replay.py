@@ -1,7 +1,9 @@
 """What the tables of the record must hold, told by the audit log alone.
 
-`Replay` takes entries in their order and remembers, for each row, the columns that an entry speaks of and the number of
-that entry; `differences` compares with rows as they are. Pure: it reads no database.
+`Replay` takes entries in their order and remembers, for each row, the digest of all its columns (`record.journal`), the
+columns that an entry speaks of, and the number of that entry; `differences` compares with rows as they are. Entries of
+the first release have no digests: a row that only they speak of is compared by what they say. Pure: it reads no
+database.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from rayplat.types import AuditEntry, AuditProblem, Tampering
 
 Key = tuple[Any, ...]
 Rows = Mapping[str, Mapping[Key, Mapping[str, Any]]]
+DIGEST = ""
+"""The name of a row's digest among its columns."""
 
 HEAD, HISTORY, VERSION = "rp_alias_head", "rp_alias_history", "rp_model_version"
 PROMOTION, APPROVAL, POLICY = "rp_promotion", "rp_approval", "rp_alias_policy"
@@ -29,6 +33,7 @@ _MOVES = ("alias.set", "alias.remove", "alias.rollback", "promotion.live", "prom
 _DECISIONS = {"promotion.approve": "approve", "promotion.reject": "reject", "promotion.review": "review"}
 _DECIDED = ("promotion.approve", "promotion.break_glass")
 _NEEDS_DECISION = ("approved", "live")
+_EDITED = "its columns are not what was written with entry"
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Replay:
     """The rows that the entries so far have made."""
 
     rows: dict[str, dict[Key, _Row]] = field(default_factory=lambda: {table: {} for table in TABLES})
+    digests: dict[str, dict[Key, tuple[int, str | None]]] = field(default_factory=dict)
     decided: set[str] = field(default_factory=set)
 
     def add(self, entry: AuditEntry) -> None:
@@ -61,6 +67,12 @@ class Replay:
             self._move(entry)
         if noun == "promotion":
             self._promotion(entry)
+
+    def note(self, seq: int, told: Mapping[str, list[list[Any]]]) -> None:
+        """Take the digests that entry ``seq`` has: by table, each row's key and digest, None where it was deleted."""
+        for table, found in told.items():
+            for *key, digest in found:
+                self.digests.setdefault(table, {})[tuple(key)] = (seq, digest)
 
     def _put(self, table: str, key: Key, seq: int, **columns: Any) -> None:
         self.rows[table][key] = _Row(seq, columns)
@@ -92,7 +104,11 @@ class Replay:
         said, key = entry.detail, (model, int(number) if number.isdigit() else number)
         if entry.action in ("model.register", "model.adopt"):
             known: dict[str, Any] = {"author": entry.actor, "state": "active"}
-            known |= {name: said[name] for name in ("digest", "run_id", "training_set", "author") if name in said}
+            known |= {
+                name: said[name]
+                for name in ("digest", "run_id", "training_set", "author", "run_author")
+                if name in said
+            }
             self._put(VERSION, key, entry.seq, **known)
         else:
             new = {name: said[name] for name in ("digest", "state", "statement") if name in said}
@@ -149,12 +165,15 @@ class Replay:
 
 
 def differences(replay: Replay, actual: Rows, most: int = 100) -> list[AuditProblem]:
-    """Rows that are not what the log says: changed, missing, or of no entry; at most ``most``."""
+    """Rows of the tables in ``actual`` that are not what the log says: changed, missing, or of no entry; at most
+    ``most``."""
     found = []
-    for table in TABLES:
-        expected = replay.rows[table]
-        for key in sorted({*expected, *actual[table]}, key=str):
-            problem = _row(table, key, expected.get(key), actual[table].get(key))
+    for table, there in actual.items():
+        expected, digests = replay.rows.get(table, {}), replay.digests.get(table, {})
+        for key in sorted({*expected, *digests, *there}, key=str):
+            problem = _row(table, key, expected.get(key), there.get(key))
+            if key in digests:
+                problem = _covered(table, key, digests[key], there.get(key), problem)
             if problem is not None:
                 found.append(problem)
     for (promotion_id,), row in actual[PROMOTION].items():
@@ -164,6 +183,7 @@ def differences(replay: Replay, actual: Rows, most: int = 100) -> list[AuditProb
 
 
 def _row(table: str, key: Key, expected: _Row | None, actual: Mapping[str, Any] | None) -> AuditProblem | None:
+    """What entries say of single columns."""
     if expected is None:
         return _problem(0, table, key, "no entry of the audit log made it")
     if actual is None:
@@ -171,6 +191,24 @@ def _row(table: str, key: Key, expected: _Row | None, actual: Mapping[str, Any] 
     wrong = [name for name, value in expected.columns.items() if not _same(actual.get(name), value)]
     said = "; ".join(f"{n} is {_short(actual.get(n))}, the log says {_short(expected.columns[n])}" for n in wrong)
     return _problem(expected.seq, table, key, f"{said} (entry {expected.seq})") if wrong else None
+
+
+def _covered(
+    table: str,
+    key: Key,
+    told: tuple[int, str | None],
+    actual: Mapping[str, Any] | None,
+    by_column: AuditProblem | None,
+) -> AuditProblem | None:
+    """What the newest digest says; ``by_column`` says it better where a single column is known."""
+    seq, digest = told
+    if actual is None:
+        return None if digest is None else _problem(seq, table, key, f"it is missing, entry {seq} made it")
+    if digest is None:
+        return _problem(seq, table, key, f"no entry of the audit log made it after entry {seq} removed it")
+    if actual.get(DIGEST) == digest:
+        return None
+    return by_column if by_column is not None and by_column.seq else _problem(seq, table, key, f"{_EDITED} {seq}")
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -65,6 +65,7 @@ def append(record: Books, n: int = 1, key: str | None = None) -> None:
         for i in range(n):
             tx = Tx(connection, datetime(2026, 1, 1, tzinfo=UTC), key)
             audit.append(tx, "ann", "thing.change", f"thing-{i}", {"n": i})
+            tx.close()
 
 
 def edit(record: Books, sql: str) -> None:
@@ -369,5 +370,5 @@ def test_each_entry_is_in_the_delta_table_once(record: Books, tmp_path: Path, mo
     audit_export.to_delta(registry, tables)
     found = tables.scan("audit").table().sort_by("seq").to_pydict()
     assert found["seq"] == [1, 2, 3, 4, 5, 6, 7]
-    assert found["detail"][1] == '{"n":1}'
+    assert found["detail"][1] == '{"n":1,"row_digests":{}}'
     assert found["hash"] == [e.hash for e in record.read(lambda s: list(audit.entries(s)))]

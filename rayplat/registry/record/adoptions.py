@@ -86,6 +86,10 @@ def version(tx: Tx, imported: Imported, *, by: Principal) -> AdoptedVersion:
         )  # a version of ours, seen through MLflow
     noted = {"model": candidate.model, "origin": imported.origin, "version": number, "at": rows.to_us(tx.at)}
     tx.connection.execute(sa.insert(adoption).values(**noted))
+    tx.wrote(adoption, noted)
+    if row is not None:
+        detail = {"digest": candidate.digest, "number_there": imported.number, "origin": imported.origin}
+        audit.append(tx, by.name, "model.match", f"{candidate.model}/{number}", detail)
     return AdoptedVersion(imported.number, number, candidate.digest, row is None)
 
 
@@ -130,7 +134,9 @@ def _number(connection: Connection, imported: Imported) -> int:
 
 
 def _add(tx: Tx, imported: Imported, new: ModelVersion, by: Principal) -> None:
-    tx.connection.execute(sa.insert(model_version).values(**rows.model_version_columns(new)))
+    columns = rows.model_version_columns(new)
+    tx.connection.execute(sa.insert(model_version).values(**columns))
+    tx.wrote(model_version, columns)
     mlflow_rows.add_version(tx.connection, new, tx.defaults.artifacts_root)
     mlflow_rows.describe_version(tx.connection, new, imported.description, dict(imported.tags))
     lineage.registered(tx, new)
@@ -138,6 +144,7 @@ def _add(tx: Tx, imported: Imported, new: ModelVersion, by: Principal) -> None:
         "digest": new.digest,
         "run_id": new.run_id,
         "author": new.author,
+        "run_author": new.run_author,
         "made_by": imported.author,
         "number_there": imported.number,
         "source": imported.source,

@@ -83,6 +83,17 @@ def history(connection: Connection, model: str, alias: str) -> list[AliasHead]:
     return found
 
 
+def last_live(connection: Connection, model: str, alias: str) -> AliasHead | None:
+    """The head that a new version is compared with: the present one or, of an alias that was removed, the last it had.
+
+    None where nothing was ever live there."""
+    head = find(connection, model, alias)
+    if head is not None:
+        return head
+    found = _history(connection, model, alias, alias_history.c.removed.is_(sa.false()), 1)
+    return found[0] if found else None
+
+
 def at(connection: Connection, model: str, alias: str, moment: datetime) -> AliasHead | None:
     """Where the alias pointed at ``moment`` (with a time zone); None before it existed and while it was removed."""
     if moment.tzinfo is None:
@@ -100,7 +111,7 @@ def set(
     that is retired or deleted.
     """
     require(by, Role.DEVELOPER)
-    if (earlier := audit.replayed(tx, "alias.set")) is not None:
+    if (earlier := audit.replayed(tx, "alias.set", f"{model}@{alias}", version=version)) is not None:
         return _at_generation(tx, model, alias, earlier)
     check_alias(alias)
     target = versions.usable(tx.connection, model, version)
@@ -134,7 +145,7 @@ def remove(
     Returns the removal as it stands in the history. Raises `Forbidden`, `StaleGeneration`, `NotFound`.
     """
     require(by, Role.DEVELOPER)
-    if (earlier := audit.replayed(tx, "alias.remove")) is not None:
+    if (earlier := audit.replayed(tx, "alias.remove", f"{model}@{alias}")) is not None:
         return _at_generation(tx, model, alias, earlier)
     before = get(tx.connection, model, alias)
     if not (by.role.includes(Role.ADMIN) and reason.strip()):
@@ -145,7 +156,10 @@ def remove(
         before, generation=before.generation + 1, moved_at=tx.at, moved_by=by.name, promotion_id=None, removed=True
     )
     tx.connection.execute(sa.delete(alias_head).where(alias_head.c.model == model, alias_head.c.alias == alias))
-    _KEEP(tx.connection, rows.alias_head_columns(gone))
+    tx.wrote(alias_head, {"model": model, "alias": alias})
+    columns = rows.alias_head_columns(gone)
+    _KEEP(tx.connection, columns)
+    tx.wrote(alias_history, columns)
     mlflow_rows.delete_alias(tx.connection, model, alias)
     detail = {**_detail(gone, before), "reason": reason.strip()[:_REASON_LENGTH]}
     audit.append(tx, by.name, "alias.remove", f"{model}@{alias}", detail)
@@ -161,12 +175,14 @@ def _point(tx: Tx, head: AliasHead, expected: int | None, before: AliasHead | No
     head = replace(head, generation=now + 1, moved_at=tx.at, removed=False)
     columns = rows.alias_head_columns(head)
     _KEEP(tx.connection, columns)
+    tx.wrote(alias_history, columns)
     del columns["removed"]
     if before is None:
         _CREATE(tx.connection, columns)
     else:
         at = {"its_model": head.model, "its_alias": head.alias, "its_generation": now}
         _MOVE(tx.connection, {**columns, **at})
+    tx.wrote(alias_head, columns)
     mlflow_rows.set_alias(tx.connection, head)
     lineage.moved(tx, head)
     body = {"by": head.moved_by, "promotion_id": head.promotion_id, **_detail(head, before)}
@@ -182,8 +198,6 @@ def _check_free(tx: Tx, model: str, alias: str, by: Principal) -> None:
 
 def _at_generation(tx: Tx, model: str, alias: str, earlier: AuditEntry) -> AliasHead:
     """What an earlier call with this key made."""
-    if earlier.subject != f"{model}@{alias}":
-        raise Conflict(f"the idempotency key {tx.key!r} was used for {earlier.subject}, not {model}@{alias}")
     made = alias_history.c.generation == earlier.detail["generation"]
     return _history(tx.connection, model, alias, made)[0]
 

@@ -54,6 +54,7 @@ def add(tx: Tx, ref: ArtifactRef, run_id: str | None = None, *, by: Principal) -
     made = ArtifactInfo(ref.digest, ref.kind, ref.size_bytes, run_id, by.name, tx.at)
     columns = {**vars(made), "run_id": run_id or "", "created_at": rows.to_us(tx.at)}
     tx.connection.execute(sa.insert(table).values(**columns))
+    tx.wrote(table, columns)
     if run_id is not None:
         lineage.link(tx, run_node(run_id), artifact_node(ref.digest), lineage.MADE, run_id)
     detail = {"kind": made.kind, "size_bytes": made.size_bytes, "run_id": run_id}

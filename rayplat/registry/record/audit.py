@@ -19,6 +19,7 @@ from rayplat.registry import chain
 from rayplat.registry.chain import Entry
 from rayplat.registry.record import rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.journal import Note
 from rayplat.registry.record.prepared import Prepared
 from rayplat.registry.record.schema import audit
 from rayplat.types import AuditEntry, AuditReport
@@ -40,7 +41,6 @@ class Head(NamedTuple):
 
 _NEWEST = Prepared(sa.select(audit.c.seq, audit.c.hash, audit.c.at).order_by(audit.c.seq.desc()).limit(1))
 _OF_KEY = Prepared(sa.select(audit).where(audit.c.request_key == sa.bindparam("key")))
-_APPEND = Prepared(sa.insert(audit))
 
 
 class Row(NamedTuple):
@@ -56,27 +56,19 @@ class Row(NamedTuple):
 
 
 def append(tx: Tx, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """Add the entry for the change that ``tx`` makes. The fence has made this the only writer.
+    """Add the entry for the change that ``tx`` makes, at its end. The fence has made this the only writer.
 
     ``detail`` holds what the change wrote, so that `crosscheck` can tell an edited row from it.
     """
-    last = head(tx.connection)
-    seq, prev = (last.seq + 1, last.hash) if last is not None else (1, chain.START)
-    columns = {
-        "seq": seq,
-        "at": rows.to_us(tx.at),
-        "actor": actor,
-        "action": action,
-        "subject": subject,
-        "detail": rows.to_json(detail),
-        "request_key": tx.key,
-    }
-    hashed = chain.entry_hash(prev, _body(*columns.values()))
-    _APPEND(tx.connection, {**columns, "prev_hash": prev, "hash": hashed})
+    tx.journal.notes.append(Note(rows.to_us(tx.at), actor, action, subject, detail, tx.key))
 
 
-def replayed(tx: Tx, action: str) -> AuditEntry | None:
-    """The entry an earlier call with the same idempotency key made, if any. `Conflict` when that did something else."""
+def replayed(tx: Tx, action: str, subject: str | None = None, **said: object) -> AuditEntry | None:
+    """The entry an earlier call with the same idempotency key made, if any.
+
+    `Conflict` when that did something else: another action, on another subject, or with another value of what its
+    detail says.
+    """
     if tx.key is None:
         return None
     row = _OF_KEY(tx.connection, {"key": tx.key}).first()
@@ -84,7 +76,14 @@ def replayed(tx: Tx, action: str) -> AuditEntry | None:
         return None
     if row.action != action:
         raise Conflict(f"the idempotency key {tx.key!r} was used for {row.action}, not {action}")
-    return rows.audit_entry(row)
+    entry = rows.audit_entry(row)
+    if subject is not None and entry.subject != subject:
+        raise Conflict(f"the idempotency key {tx.key!r} was used for {entry.subject}, not {subject}")
+    for name, value in said.items():
+        if entry.detail.get(name) != value:
+            found = f"{str(entry.detail.get(name))[:80]}, not {str(value)[:80]}"
+            raise Conflict(f"the idempotency key {tx.key!r} was used with the {name} {found}")
+    return entry
 
 
 def listed(connection: Connection, limit: int = 100, subject: str | None = None) -> list[AuditEntry]:

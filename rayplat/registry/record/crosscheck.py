@@ -1,4 +1,7 @@
-"""Whether the tables still say what the audit log says: an edited row of another table is found and named."""
+"""Whether the tables still say what the audit log says: an edited row of another table is found and named.
+
+Every table but those in `journal.UNCOVERED`, and every column but those in `journal.CHANGING`.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,16 @@ from sqlalchemy import Connection
 
 from rayplat.errors import Unavailable
 from rayplat.registry import replay
-from rayplat.registry.record import audit, rows, schema
-from rayplat.registry.replay import Key, Replay
+from rayplat.registry.record import audit, journal, rows, schema
+from rayplat.registry.record.journal import Key
+from rayplat.registry.replay import Replay
 from rayplat.types import AuditProblem
 
 _TRIES = 5
-_KEYS: dict[str, tuple[sa.Table, tuple[str, ...]]] = {
-    replay.HEAD: (schema.alias_head, ("model", "alias")),
-    replay.HISTORY: (schema.alias_history, ("model", "alias", "generation")),
-    replay.VERSION: (schema.model_version, ("model", "version")),
-    replay.PROMOTION: (schema.promotion, ("promotion_id",)),
-    replay.APPROVAL: (schema.approval, ("promotion_id", "approver")),
-    replay.POLICY: (schema.alias_policy, ("model", "alias")),
-    replay.TOKEN: (schema.token, ("token_id",)),
-    replay.WEBHOOK: (schema.webhook, ("webhook_id",)),
-    replay.WAIVER: (schema.waiver, ("waiver_id",)),
-}
 
 
 def check_record(connection: Connection) -> list[AuditProblem]:
-    """Rows of aliases, versions, promotions, approvals, policies, tokens, webhooks and waivers that the audit log
-    contradicts.
+    """Rows that the audit log contradicts: edited, missing, or made by none of its entries.
 
     It takes the log as true: check that first (`audit.check`). Raises `Unavailable` where the record changes all the
     time while it is read.
@@ -42,21 +34,22 @@ def check_record(connection: Connection) -> list[AuditProblem]:
         told = Replay()
         for row in connection.execute(sa.select(schema.audit).order_by(schema.audit.c.seq)):
             told.add(rows.audit_entry(row))
-        actual = {name: _rows(connection, *found) for name, found in _KEYS.items()}
+            told.note(row.seq, json.loads(row.detail).get(journal.ROWS, {}))
+        actual = {table.name: _rows(connection, table) for table in journal.covered()}
         connection.rollback()  # what comes next has to see what others have written since
         if audit.head(connection) == before:
             return replay.differences(told, actual)
     raise Unavailable("the check of the record", "it was changed while it was read, several times; try again")
 
 
-def _rows(connection: Connection, table: sa.Table, key: tuple[str, ...]) -> dict[Key, dict[str, Any]]:
+def _rows(connection: Connection, table: sa.Table) -> dict[Key, dict[str, Any]]:
     found = {}
     for row in connection.execute(sa.select(table)).mappings():
-        columns: dict[str, Any] = dict(row)
+        columns: dict[str, Any] = {**row, replay.DIGEST: journal.digest(table, row)}
         for name, change in _READ.items():
             if name in columns:
                 columns |= change(columns[name])
-        found[tuple(columns[name] for name in key)] = columns
+        found[journal.key_of(table, row)] = columns
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,8 @@ from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, Operational
 
 from rayplat.errors import Conflict, InvalidInput, Unavailable
 from rayplat.registry.egress import EgressRules
-from rayplat.registry.record import opening, schema
+from rayplat.registry.record import opening, rows, schema
+from rayplat.registry.record.journal import Journal
 from rayplat.registry.record.prepared import Prepared
 from rayplat.types import AliasHead
 
@@ -55,6 +56,16 @@ class Tx:
     key: str | None
     defaults: Defaults = field(default_factory=Defaults)
     moved: list[AliasHead] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
+
+    def wrote(self, table: sa.Table, columns: Mapping[str, Any]) -> None:
+        """To be called after a row was inserted, changed or deleted, with all its columns or at least its key: the
+        audit log gets its digest."""
+        self.journal.wrote(self.connection, table, columns)
+
+    def close(self) -> None:
+        """Write the audit entries; `Record` does so when the operation has returned."""
+        self.journal.close(self.connection, rows.to_us(self.at))
 
 
 class Reader:
@@ -139,7 +150,9 @@ class Record(Reader):
                     tx = Tx(connection, self._clock(), key, self._defaults)
                     try:
                         with _savepoint(connection):
-                            results.append(operation(tx))
+                            result = operation(tx)
+                            tx.close()
+                        results.append(result)
                         moved += tx.moved
                     except OperationalError:
                         raise  # the database's, not the operation's: the whole group is tried again

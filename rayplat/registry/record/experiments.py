@@ -21,15 +21,17 @@ def start(tx: Tx, promotion_id: str, design: ExperimentDesign, *, by: Principal)
     promotion is closed.
     """
     require(by, Role.DEVELOPER)
-    if audit.replayed(tx, "experiment.start") is not None:
-        return get(tx.connection, promotion_id)
     sequential.check_design(design)
+    digest = sequential.design_digest(design)
+    if audit.replayed(tx, "experiment.start", promotion_id=promotion_id, design_digest=digest) is not None:
+        return get(tx.connection, promotion_id)
     asked = promotions.get(tx.connection, promotion_id)
     promotion.check_in_time(asked, tx.at)
-    found = Experiment(promotion_id, sequential.design_digest(design), tx.at, by.name, sequential.power(design))
+    found = Experiment(promotion_id, digest, tx.at, by.name, sequential.power(design))
     promotion.with_experiment(asked, found)
     columns = {**vars(found), "started_at": rows.to_us(tx.at), "design": documents.text(design)}
     tx.connection.execute(sa.insert(experiment).values(**columns))
+    tx.wrote(experiment, columns)
     detail = {"design": documents.plain(design), "design_digest": found.design_digest, "power": found.power}
     promotion_rows.log(tx, by.name, "experiment.start", asked, detail)
     return found

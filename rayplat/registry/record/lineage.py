@@ -119,16 +119,16 @@ def add(tx: Tx, edges: Sequence[Edge], nodes: Sequence[Node] = (), *, by: Princi
         if parse_node(node.id).kind not in (NodeKind.TABLE, NodeKind.TRAINING_SET):
             raise InvalidInput("nodes", f"{node.id!r}: facts are noted of tables and training sets only")
     new = _link(tx, edges)
-    _note(tx, {node.id: node.facts for node in nodes if node.facts})
-    if new:
-        detail = {"edges": [[one.source, one.relation, one.target] for one in new]}
-        audit.append(tx, by.name, "lineage.add", new[-1].target, detail)
+    noted = _note(tx, {node.id: node.facts for node in nodes if node.facts})
+    if new or noted:
+        detail = {"edges": [[one.source, one.relation, one.target] for one in new], "nodes": noted}
+        audit.append(tx, by.name, "lineage.add", new[-1].target if new else noted[-1], detail)
     return len(new)
 
 
 def complete(tx: Tx) -> int:
     """The edges of versions that were registered, and of their aliases' moves, before the record kept edges; how many
-    versions. They say nothing that the rows do not say, so it is no entry of the audit log."""
+    versions."""
     node = sa.literal(f"{NodeKind.MODEL}:") + model_version.c.model + "/" + sa.cast(model_version.c.version, sa.String)
     linked = sa.select(edge.c.source).where(edge.c.target == node, edge.c.relation == MADE).exists()
     missing = tx.connection.execute(sa.select(model_version).where(~linked)).all()
@@ -139,6 +139,8 @@ def complete(tx: Tx) -> int:
         for head in map(rows.alias_head, tx.connection.execute(sa.select(alias_history).where(here)).all()):
             if not head.removed:
                 moved(tx, head)
+    if missing:
+        audit.append(tx, "rayplat", "lineage.complete", "lineage", {"versions": len(missing)})
     return len(missing)
 
 
@@ -161,20 +163,28 @@ def _link(tx: Tx, edges: Iterable[Edge]) -> list[Edge]:
 
 def _insert(tx: Tx, edges: Sequence[Edge]) -> None:
     at = rows.to_us(tx.at)
-    _INSERT(tx.connection, [{**vars(one), "at": at} for one in edges])
+    found = [{**vars(one), "at": at} for one in edges]
+    _INSERT(tx.connection, found)
+    for columns in found:
+        tx.wrote(edge, columns)
 
 
-def _note(tx: Tx, facts: dict[str, dict[str, Any]]) -> None:
-    """Facts of nodes, which never change; what is noted later adds to what is there."""
+def _note(tx: Tx, facts: dict[str, dict[str, Any]]) -> list[str]:
+    """Facts of nodes, which never change; what is noted later adds to what is there. The nodes that got any."""
+    changed = []
     insert = postgresql.insert if tx.connection.dialect.name == "postgresql" else sqlite.insert
     for node, found in facts.items():
         known = _facts(tx.connection, [node]).get(node, {})
         merged = {**found, **known}
         if merged != known:
-            row = insert(lineage_node).values(node=node, facts=rows.to_json(merged))
+            columns = {"node": node, "facts": rows.to_json(merged)}
+            row = insert(lineage_node).values(**columns)
             tx.connection.execute(
                 row.on_conflict_do_update(index_elements=["node"], set_={"facts": row.excluded.facts})
             )
+            tx.wrote(lineage_node, columns)
+            changed.append(node)
+    return changed
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -32,7 +32,9 @@ def set_owner(tx: Tx, kind: str, name: str, owner: str, team: str = "", *, by: P
         raise Forbidden(by.name, f"{kind} {name} is owned by {before.owner}: only they, or an admin, change that")
     made = Owner(kind, name, owner, team, by.name, tx.at)
     tx.connection.execute(sa.delete(table).where(_same(kind, name)))
-    tx.connection.execute(sa.insert(table).values(**{**vars(made), "at": rows.to_us(made.at)}))
+    columns = {**vars(made), "at": rows.to_us(made.at)}
+    tx.connection.execute(sa.insert(table).values(**columns))
+    tx.wrote(table, columns)
     was = None if before is None else [before.owner, before.team]
     audit.append(tx, by.name, "owner.set", f"{kind}:{name}", {"owner": owner, "team": team, "was": was})
     return made

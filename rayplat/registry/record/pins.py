@@ -29,7 +29,9 @@ def pin(tx: Tx, kind: str, target: str, reason: str, *, by: Principal) -> Record
         raise InvalidInput("reason", "say why it must be kept")
     made = RecordPin(kind, target, by.name, reason.strip()[:_REASON_LENGTH], tx.at)
     tx.connection.execute(sa.delete(table).where(_same(kind, target), table.c.pinned_by == by.name))
-    tx.connection.execute(sa.insert(table).values(**{**vars(made), "at": rows.to_us(made.at)}))
+    columns = {**vars(made), "at": rows.to_us(made.at)}
+    tx.connection.execute(sa.insert(table).values(**columns))
+    tx.wrote(table, columns)
     audit.append(tx, by.name, "pin.add", f"{kind}:{target}", {"reason": made.reason})
     return made
 
@@ -44,6 +46,7 @@ def unpin(tx: Tx, kind: str, target: str, pinned_by: str | None = None, *, by: P
     if gone.rowcount == 0:
         holders = ", ".join(p.pinned_by for p in listed(tx.connection, kind, target)) or "nobody"
         raise NotFound("pin", f"{kind}:{target} of {whose}", f"pinned by {holders}")
+    tx.wrote(table, {"kind": kind, "target": target, "pinned_by": whose})
     audit.append(tx, by.name, "pin.remove", f"{kind}:{target}", {"pinned_by": whose})
 
 

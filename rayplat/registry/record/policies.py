@@ -36,7 +36,8 @@ def set(tx: Tx, policy: AliasPolicy, *, by: Principal) -> AliasPolicy:
     """
     require(by, Role.ADMIN)
     policy = rules.check(policy)
-    if audit.replayed(tx, "policy.set") is not None:
+    said, subject = documents.plain(policy), f"{policy.model}@{policy.alias}"
+    if audit.replayed(tx, "policy.set", subject, policy=said) is not None:
         return get(tx.connection, policy.model, policy.alias)
     before = _stored(tx.connection, policy.model, policy.alias)
     if before is not None and before.digest == policy.digest:
@@ -51,8 +52,9 @@ def set(tx: Tx, policy: AliasPolicy, *, by: Principal) -> AliasPolicy:
         tx.connection.execute(sa.insert(alias_policy).values(model=policy.model, alias=policy.alias, **columns))
     else:
         tx.connection.execute(sa.update(alias_policy).where(_of(policy.model, policy.alias)).values(**columns))
-    detail = {"policy": documents.plain(policy), "before": None if before is None else before.digest}
-    audit.append(tx, by.name, "policy.set", f"{policy.model}@{policy.alias}", detail)
+    tx.wrote(alias_policy, {"model": policy.model, "alias": policy.alias, **columns})
+    detail = {"policy": said, "before": None if before is None else before.digest}
+    audit.append(tx, by.name, "policy.set", subject, detail)
     _stale(tx)
     return policy
 
@@ -60,10 +62,11 @@ def set(tx: Tx, policy: AliasPolicy, *, by: Principal) -> AliasPolicy:
 def remove(tx: Tx, model: str, alias: str, *, by: Principal) -> None:
     """Forget a policy, so that the next less telling one holds. Needs an admin. Raises `NotFound`."""
     require(by, Role.ADMIN)
-    if audit.replayed(tx, "policy.remove") is not None:
+    if audit.replayed(tx, "policy.remove", f"{model}@{alias}") is not None:
         return
     before = get(tx.connection, model, alias)
     tx.connection.execute(sa.delete(alias_policy).where(_of(model, alias)))
+    tx.wrote(alias_policy, {"model": model, "alias": alias})
     audit.append(tx, by.name, "policy.remove", f"{model}@{alias}", {"before": before.digest})
     _stale(tx)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from rayplat.errors import Corrupt, RayplatError
 from rayplat.registry import documents, promotion
 from rayplat.registry.record import audit, events, rows
 from rayplat.registry.record import schema as tables
@@ -29,6 +31,7 @@ from rayplat.types import (
     Waiver,
 )
 
+_logger = logging.getLogger(__name__)
 PLATFORM = "rayplat"
 _WHERE = "stored promotion"
 _EVENTS = {
@@ -42,23 +45,33 @@ _EVENTS = {
 }
 
 
-def select(connection: Connection, wanted: sa.ColumnElement[bool]) -> list[Promotion]:
-    """Promotions that match, newest first, with their approvals and experiments."""
+def select(connection: Connection, wanted: sa.ColumnElement[bool], strict: bool = False) -> list[Promotion]:
+    """Promotions that match, newest first, with their approvals and experiments.
+
+    One whose row was edited into something that cannot be read is logged as an error and left out, so that it holds up
+    no other; with ``strict`` it raises `Corrupt`.
+    """
     newest = sa.select(tables.promotion).where(wanted)
     newest = newest.order_by(tables.promotion.c.created_at.desc(), tables.promotion.c.promotion_id)
     ids = sa.select(tables.promotion.c.promotion_id).where(wanted)
-    given: dict[str, tuple[Approval, ...]] = {}
+    given: dict[str, list[rows.Row]] = {}
     approvals = sa.select(tables.approval).where(tables.approval.c.promotion_id.in_(ids)).order_by(tables.approval.c.at)
     for row in connection.execute(approvals):
-        given[row.promotion_id] = (*given.get(row.promotion_id, ()), rows.approval(row))
+        given.setdefault(row.promotion_id, []).append(row)
     started = sa.select(tables.experiment).where(tables.experiment.c.promotion_id.in_(ids))
-    experiments = {row.promotion_id: _experiment(row) for row in connection.execute(started)}
-    return [
-        replace(
-            _promotion(row), approvals=given.get(row.promotion_id, ()), experiment=experiments.get(row.promotion_id)
-        )
-        for row in connection.execute(newest)
-    ]
+    experiments = {row.promotion_id: row for row in connection.execute(started)}
+    found = []
+    for row in connection.execute(newest):
+        try:
+            approved = tuple(map(rows.approval, given.get(row.promotion_id, ())))
+            experiment = _experiment(experiments[row.promotion_id]) if row.promotion_id in experiments else None
+            found.append(replace(_promotion(row), approvals=approved, experiment=experiment))
+        except (RayplatError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+            broken = Corrupt(f"the row of promotion {row.promotion_id}", "a promotion", f"{type(e).__name__}: {e}")
+            if strict:
+                raise broken from e
+            _logger.error("left out: %s", broken)
+    return found
 
 
 def opened(connection: Connection, model: str | None = None, alias: str | None = None) -> list[Promotion]:
@@ -71,13 +84,17 @@ def opened(connection: Connection, model: str | None = None, alias: str | None =
 
 def insert(tx: Tx, made: Promotion) -> None:
     """A new promotion; its events come with `save`."""
-    tx.connection.execute(sa.insert(tables.promotion).values(**_columns(made)))
+    columns = _columns(made)
+    tx.connection.execute(sa.insert(tables.promotion).values(**columns))
+    tx.wrote(tables.promotion, columns)
 
 
 def save(tx: Tx, before: Promotion, after: Promotion, by: str) -> Promotion:
     """Store ``after`` in place of ``before`` and tell the outside what that means."""
     same = tables.promotion.c.promotion_id == after.promotion_id
-    tx.connection.execute(sa.update(tables.promotion).where(same).values(**_columns(after)))
+    columns = _columns(after)
+    tx.connection.execute(sa.update(tables.promotion).where(same).values(**columns))
+    tx.wrote(tables.promotion, columns)
     if set(promotion.failures(after)) - set(promotion.failures(before)):
         tell(tx, "gate.failed", after, by, {"gates": promotion.failures(after)})
     if before.state is not after.state and after.state in _EVENTS:
@@ -92,6 +109,7 @@ def add_approval(tx: Tx, asked: Promotion, given: Approval) -> None:
     tx.connection.execute(sa.delete(tables.approval).where(same))
     columns = {**vars(given), **key, "at": rows.to_us(given.at)}
     tx.connection.execute(sa.insert(tables.approval).values(**columns))
+    tx.wrote(tables.approval, columns)
 
 
 def go_stale(tx: Tx, asked: Promotion, reason: str) -> Promotion:

@@ -45,8 +45,8 @@ _S = PromotionState
 
 
 def get(connection: Connection, promotion_id: str) -> Promotion:
-    """One promotion with its approvals. Raises `NotFound`."""
-    found = store.select(connection, tables.promotion.c.promotion_id == promotion_id)
+    """One promotion with its approvals. Raises `NotFound`, or `Corrupt` for a row that cannot be read."""
+    found = store.select(connection, tables.promotion.c.promotion_id == promotion_id, strict=True)
     if not found:
         raise NotFound("promotion", promotion_id, "'rayplat promotion list' shows the known ones")
     return found[0]
@@ -82,12 +82,12 @@ def request(
     """
     require(by, Role.DEVELOPER)
     check_alias(alias)
-    if (earlier := audit.replayed(tx, "promotion.request")) is not None:
+    if (earlier := audit.replayed(tx, "promotion.request", f"{model}@{alias}", version=number)) is not None:
         return get(tx.connection, earlier.detail["promotion_id"])
     version, policy = versions.usable(tx.connection, model, number), _policy(tx, model, alias)
     asked = _new(tx, version, alias, policy, by)
     if evidence is not None:
-        _check_evidence(asked, evidence, by)
+        _check_evidence(tx, asked, evidence, by)
     store.insert(tx, asked)
     store.tell(tx, "promotion.requested", asked, by.name, {})
     judged = promotion.judge(asked) if evidence is None else promotion.with_evidence(asked, evidence)
@@ -101,17 +101,17 @@ def submit_evidence(tx: Tx, promotion_id: str, evidence: Evidence, *, by: Princi
     Raises like `request`, and `Conflict` for a closed or expired promotion.
     """
     require(by, Role.DEVELOPER)
-    if audit.replayed(tx, "promotion.evidence") is not None:
+    if audit.replayed(tx, "promotion.evidence", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     asked = _open(tx, promotion_id)
-    _check_evidence(asked, evidence, by)
+    _check_evidence(tx, asked, evidence, by)
     return _carried(tx, asked, promotion.with_evidence(asked, evidence), by, "promotion.evidence")
 
 
 def record_verification(tx: Tx, promotion_id: str, found: VerificationEvidence, *, by: Principal) -> Promotion:
     """What the platform saw of the bundle's bytes, signature, format and schema. For the platform only."""
     _check_platform(by)
-    if audit.replayed(tx, "promotion.verification") is not None:
+    if audit.replayed(tx, "promotion.verification", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     documents.check(found, "verification")
     asked = _open(tx, promotion_id)
@@ -124,7 +124,7 @@ def record_custom_results(
     """What the custom gates have answered about the evidence with this digest (`documents.digest` of it). For the
     platform only. Raises `Conflict` where the evidence is another by now."""
     _check_platform(by)
-    if audit.replayed(tx, "promotion.custom") is not None:
+    if audit.replayed(tx, "promotion.custom", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     asked = _open(tx, promotion_id)
     now = documents.digest(asked.evidence)
@@ -144,10 +144,11 @@ def approve(tx: Tx, promotion_id: str, subject_digest: str | None = None, *, by:
 
     Raises `Forbidden` (four eyes, named approvers, a service), `StaleGeneration`, `Conflict`, `Corrupt`.
     """
-    if (earlier := audit.replayed(tx, "promotion.approve")) is not None:
-        return get(tx.connection, earlier.detail["promotion_id"])
+    seen = {} if subject_digest is None else {"subject_digest": subject_digest}
+    if audit.replayed(tx, "promotion.approve", promotion_id=promotion_id, **seen) is not None:
+        return get(tx.connection, promotion_id)
     asked = get(tx.connection, promotion_id)
-    promotion.check_approver(asked, _author(tx, asked), by)
+    promotion.check_approver(asked, _version(tx, asked), by)
     given = Approval(by.name, "approve", asked.subject_digest, tx.at)
     if asked.state in promotion.OPEN:
         _check_ground(tx, asked)
@@ -161,7 +162,7 @@ def approve(tx: Tx, promotion_id: str, subject_digest: str | None = None, *, by:
 def reject(tx: Tx, promotion_id: str, reason: str, *, by: Principal) -> Promotion:
     """Close an open promotion as an approver, with a reason."""
     require(by, Role.APPROVER)
-    if audit.replayed(tx, "promotion.reject") is not None:
+    if audit.replayed(tx, "promotion.reject", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     reason, asked = _reason(reason), get(tx.connection, promotion_id)
     given = Approval(by.name, "reject", asked.subject_digest, tx.at, reason)
@@ -174,7 +175,7 @@ def reject(tx: Tx, promotion_id: str, reason: str, *, by: Principal) -> Promotio
 
 def cancel(tx: Tx, promotion_id: str, reason: str = "", *, by: Principal) -> Promotion:
     """Withdraw an open promotion: its requester, or an approver."""
-    if audit.replayed(tx, "promotion.cancel") is not None:
+    if audit.replayed(tx, "promotion.cancel", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     asked = get(tx.connection, promotion_id)
     if by.name != asked.requester:
@@ -189,10 +190,10 @@ def waive(tx: Tx, promotion_id: str, gate: str, reason: str, *, by: Principal) -
     """Let one gate that has not been decided yet be, should it fail: as an approver who neither asked for this nor
     made the version, with a reason. The verdict will say WAIVED. Whether bytes are intact and loading runs no code
     cannot be waived."""
-    if audit.replayed(tx, "promotion.waive") is not None:
+    if audit.replayed(tx, "promotion.waive", promotion_id=promotion_id, gate=gate) is not None:
         return get(tx.connection, promotion_id)
     reason, asked = _reason(reason), _open(tx, promotion_id)
-    promotion.check_approver(asked, _author(tx, asked), by)
+    promotion.check_approver(asked, _version(tx, asked), by)
     waived = promotion.with_waiver(asked, Waiver(gate, by.name, reason, tx.at))
     more = {"gate": gate, "reason": reason}
     store.tell(tx, "gate.waived", asked, by.name, more)
@@ -210,7 +211,7 @@ def break_glass(tx: Tx, model: str, number: int, alias: str, reason: str, *, by:
     """
     promotion.check_person(by, Role.ADMIN)
     check_alias(alias)
-    if (earlier := audit.replayed(tx, "promotion.break_glass")) is not None:
+    if (earlier := audit.replayed(tx, "promotion.break_glass", f"{model}@{alias}", version=number)) is not None:
         return get(tx.connection, earlier.detail["promotion_id"])
     reason = _reason(reason)
     version, policy = versions.usable(tx.connection, model, number), _policy(tx, model, alias)
@@ -223,15 +224,17 @@ def break_glass(tx: Tx, model: str, number: int, alias: str, reason: str, *, by:
 
 
 def review(tx: Tx, promotion_id: str, reason: str, *, by: Principal) -> Promotion:
-    """Say of a broken glass that it was looked at, and what came of it: an approver who did not break it."""
+    """Say of a broken glass that it was looked at, and what came of it: an approver who neither broke it nor
+    made the version or its run."""
     promotion.check_person(by)
-    if audit.replayed(tx, "promotion.review") is not None:
+    if audit.replayed(tx, "promotion.review", promotion_id=promotion_id) is not None:
         return get(tx.connection, promotion_id)
     reason, asked = _reason(reason), get(tx.connection, promotion_id)
     if not asked.break_glass or asked.reviewed_by is not None:
         raise Conflict(f"promotion {promotion_id} waits for no review")
     if by.name == asked.requester:
         raise Forbidden(by.name, "who broke the glass does not review it")
+    promotion.check_not_author(_version(tx, asked), by)
     given = Approval(by.name, "review", asked.subject_digest, tx.at, reason)
     store.add_approval(tx, asked, given)
     store.log(tx, by.name, "promotion.review", asked, {"reason": reason})
@@ -252,7 +255,8 @@ def rollback(
     second person, as it is for emergencies; audited. Raises `Conflict` when there is nothing to go back to."""
     require(by, Role.APPROVER)
     history = aliases.history(tx.connection, model, alias)
-    if (earlier := audit.replayed(tx, "alias.rollback")) is not None:
+    named = {} if version is None else {"to": version}
+    if (earlier := audit.replayed(tx, "alias.rollback", f"{model}@{alias}", **named)) is not None:
         return next(h for h in history if h.generation == earlier.detail["generation"])
     reason, now = _reason(reason), history[0]
     if version is None and generation is None:
@@ -290,8 +294,8 @@ def tick(tx: Tx) -> list[Promotion]:
 
 
 def _new(tx: Tx, version: ModelVersion, alias: str, policy: AliasPolicy, by: Principal) -> Promotion:
-    head = aliases.find(tx.connection, version.model, alias)
-    if head is not None and head.version == version.version:
+    head = aliases.last_live(tx.connection, version.model, alias)
+    if head is not None and head.version == version.version and aliases.find(tx.connection, version.model, alias):
         raise Conflict(f"{version.model}@{alias} already points at version {version.version}")
     return promotion.with_subject(
         Promotion(
@@ -396,11 +400,16 @@ def _open(tx: Tx, promotion_id: str) -> Promotion:
     return asked
 
 
-def _check_evidence(asked: Promotion, evidence: Evidence, by: Principal) -> None:
+def _check_evidence(tx: Tx, asked: Promotion, evidence: Evidence, by: Principal) -> None:
     documents.check(evidence, "evidence")
     allowed = asked.policy.evidence_from if asked.policy is not None else ()
     if allowed and by.name not in allowed:
         raise Forbidden(by.name, f"the policy of {asked.model}@{asked.alias} takes evidence from {', '.join(allowed)}")
+    if evidence.experiment is not None and evidence.experiment.first_outcome_at > tx.at:
+        first = evidence.experiment.first_outcome_at.isoformat()
+        raise InvalidInput(
+            "evidence.experiment.first_outcome_at", f"{first} is still to come: it is {tx.at.isoformat()}"
+        )
 
 
 def _check_platform(by: Principal) -> None:
@@ -413,8 +422,8 @@ def _policy(tx: Tx, model: str, alias: str) -> AliasPolicy:
     return policies.find(tx.connection, model, alias, tx.defaults.max_parity_mismatch)
 
 
-def _author(tx: Tx, asked: Promotion) -> str:
-    return versions.get(tx.connection, asked.model, asked.version).author
+def _version(tx: Tx, asked: Promotion) -> ModelVersion:
+    return versions.get(tx.connection, asked.model, asked.version)
 
 
 def _reason(reason: str) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rayplat.artifacts.manifest import canonical
+from rayplat.registry.chain import ROWS
 from rayplat.registry.documents import finite
 from rayplat.types import (
     AliasHead,
@@ -57,6 +58,7 @@ def model_version(row: Row) -> ModelVersion:
         payload_digest=row.payload_digest,
         statement=row.statement,
         state=VersionState(row.state),
+        run_author=row.run_author,
     )
 
 
@@ -94,7 +96,9 @@ def approval(row: Row) -> Approval:
 
 
 def audit_entry(row: Row) -> AuditEntry:
-    return AuditEntry(row.seq, from_us(row.at), row.actor, row.action, row.subject, json.loads(row.detail))
+    """Without the digests of rows, which are for `crosscheck`."""
+    detail = {name: value for name, value in json.loads(row.detail).items() if name != ROWS}
+    return AuditEntry(row.seq, from_us(row.at), row.actor, row.action, row.subject, detail)
 
 
 def token_info(row: Row) -> TokenInfo:

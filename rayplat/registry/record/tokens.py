@@ -48,6 +48,7 @@ def create(tx: Tx, info: TokenInfo, token_hash: str, by: Principal | None) -> To
         "expires_at": None if made.expires_at is None else rows.to_us(made.expires_at),
     }
     tx.connection.execute(sa.insert(token).values(**columns, token_hash=token_hash))
+    tx.wrote(token, {**columns, "token_hash": token_hash})
     said = {name: columns[name] for name in ("principal", "role", "kind", "expires_at")}
     audit.append(tx, made_by, "token.create", made.token_id, said)
     return made
@@ -66,6 +67,7 @@ def revoke(tx: Tx, token_id: str, by: Principal) -> TokenInfo:
     if row.role == Role.ADMIN.value and not tx.connection.scalar(others):
         raise Conflict(f"token {token_id} is the last admin token: make another first")
     tx.connection.execute(sa.update(token).where(same).values(revoked_at=rows.to_us(tx.at)))
+    tx.wrote(token, {"token_id": token_id})
     audit.append(tx, by.name, "token.revoke", token_id, {"principal": row.principal})
     return rows.token_info(tx.connection.execute(sa.select(token).where(same)).one())
 

@@ -48,10 +48,13 @@ def register(tx: Tx, candidate: Candidate, *, by: Principal) -> ModelVersion:
     )
     number = max(int(ours or 0), mlflow_rows.last_version(tx.connection, candidate.model)) + 1
     version = ModelVersion(version=number, author=by.name, created_at=tx.at, **vars(candidate))
-    tx.connection.execute(sa.insert(model_version).values(**rows.model_version_columns(version)))
+    columns = rows.model_version_columns(version)
+    tx.connection.execute(sa.insert(model_version).values(**columns))
+    tx.wrote(model_version, columns)
     mlflow_rows.add_version(tx.connection, version, tx.defaults.artifacts_root)
     lineage.registered(tx, version)
     detail = {"digest": version.digest, "run_id": version.run_id, "training_set": version.training_set}
+    detail |= {"run_author": version.run_author}
     audit.append(tx, by.name, "model.register", _name(version), detail)
     events.emit(tx, "model.registered", _name(version), {"by": by.name, "format": version.format, **detail})
     return version
@@ -106,6 +109,7 @@ def sign(tx: Tx, model: str, version: int, statement: str, *, by: Principal) -> 
         raise Conflict(f"version {version} of {model} is signed already, by the statement {found.statement}")
     same = (model_version.c.model == model) & (model_version.c.version == version)
     tx.connection.execute(sa.update(model_version).where(same).values(statement=statement))
+    tx.wrote(model_version, {"model": model, "version": version})
     audit.append(tx, by.name, "model.sign", _name(found), {"digest": found.digest, "statement": statement})
     return replace(found, statement=statement)
 
@@ -161,6 +165,7 @@ def _enter(tx: Tx, version: ModelVersion, state: VersionState, reason: str, by: 
         raise Conflict(f"version {version.version} of {version.model} is in use by {', '.join(found)}")
     same = (model_version.c.model == version.model) & (model_version.c.version == version.version)
     tx.connection.execute(sa.update(model_version).where(same).values(state=state.value))
+    tx.wrote(model_version, {"model": version.model, "version": version.version})
     if state is VersionState.DELETED:
         mlflow_rows.delete_version(tx.connection, version, tx.at)
     detail = {"digest": version.digest, "state": state.value, "reason": reason.strip()[:_REASON_LENGTH]}

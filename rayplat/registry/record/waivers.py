@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 from rayplat.artifacts.manifest import check_digest
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.identity import require
-from rayplat.registry.promotion import check_person
+from rayplat.registry.promotion import check_not_author, check_person
 from rayplat.registry.record import audit, events, rows
 from rayplat.registry.record.database import Tx
+from rayplat.registry.record.schema import model_version
 from rayplat.registry.record.schema import waiver as table
 from rayplat.types import Principal, Role, WaiverInfo
 
@@ -27,20 +28,24 @@ _TARGET_LENGTH = 255
 def waive(
     tx: Tx, kind: str, target: str, reason: str, expires_at: datetime | None = None, *, by: Principal
 ) -> WaiverInfo:
-    """Let ``target`` pass. Raises `InvalidInput` without a reason that says something or for a time that has passed."""
+    """Let ``target`` pass. Raises `InvalidInput` without a reason that says something or for a time that has passed,
+    `Forbidden` for who made a version of the digest, or its run."""
     check_person(by)
     _check_target(kind, target)
     _check_reason(reason)
     if expires_at is not None and (expires_at.tzinfo is None or expires_at <= tx.at):
         raise InvalidInput("expires_at", f"{expires_at.isoformat()} is no time to come, with a time zone")
-    if audit.replayed(tx, "waiver.create") is not None:
+    if audit.replayed(tx, "waiver.create", f"{kind}:{target}") is not None:
         return _newest(tx.connection, kind, target)
+    if kind == FORMAT:
+        _check_no_author(tx.connection, target, by)
     made = WaiverInfo(secrets.token_hex(8), kind, target, by.name, reason.strip(), tx.at, expires_at)
     columns = vars(made) | {
         "at": rows.to_us(tx.at),
         "expires_at": None if expires_at is None else rows.to_us(expires_at),
     }
     tx.connection.execute(sa.insert(table).values(**columns))
+    tx.wrote(table, columns)
     _note(tx, "create", made, by)
     return made
 
@@ -51,23 +56,29 @@ def revoke(tx: Tx, waiver_id: str, reason: str, *, by: Principal) -> WaiverInfo:
     _check_reason(reason)
     found = get(tx.connection, waiver_id)
     if found.revoked_at is not None:
-        if audit.replayed(tx, "waiver.revoke") is not None:
+        if audit.replayed(tx, "waiver.revoke", waiver_id=waiver_id) is not None:
             return found
         raise Conflict(f"the waiver {waiver_id} was revoked at {found.revoked_at.isoformat()} by {found.revoked_by}")
     ended = replace(found, revoked_at=tx.at, revoked_by=by.name)
     change = sa.update(table).where(table.c.waiver_id == waiver_id)
     tx.connection.execute(change.values(revoked_at=rows.to_us(tx.at), revoked_by=by.name))
+    tx.wrote(table, {"waiver_id": waiver_id})
     _note(tx, "revoke", replace(ended, reason=reason.strip()), by)
     return ended
 
 
-def find(connection: Connection, kind: str, target: str, at: datetime | None = None) -> WaiverInfo | None:
-    """The newest waiver for ``target`` that holds at ``at`` (now); None where there is none."""
+def find(
+    connection: Connection, kind: str, target: str, at: datetime | None = None, but_by: tuple[str, ...] = ()
+) -> WaiverInfo | None:
+    """The newest waiver for ``target`` that holds at ``at`` (now) and was given by nobody of ``but_by``; None where
+    there is none."""
     moment = rows.to_us(at or datetime.now(UTC))
     same = (table.c.kind == kind) & (table.c.target == target) & (table.c.at <= moment)
     holds = sa.or_(table.c.expires_at.is_(None), table.c.expires_at > moment)
     open_ = sa.or_(table.c.revoked_at.is_(None), table.c.revoked_at > moment)
-    row = connection.execute(sa.select(table).where(same, holds, open_).order_by(table.c.at.desc())).first()
+    row = connection.execute(
+        sa.select(table).where(same, holds, open_, table.c.by.not_in(but_by)).order_by(table.c.at.desc())
+    ).first()
     return None if row is None else _waiver(row)
 
 
@@ -90,6 +101,11 @@ def listed(connection: Connection, kind: str | None = None) -> list[WaiverInfo]:
 def _newest(connection: Connection, kind: str, target: str) -> WaiverInfo:
     same = (table.c.kind == kind) & (table.c.target == target)
     return _waiver(connection.execute(sa.select(table).where(same).order_by(table.c.at.desc())).one())
+
+
+def _check_no_author(connection: Connection, digest: str, by: Principal) -> None:
+    for row in connection.execute(sa.select(model_version).where(model_version.c.digest == digest)):
+        check_not_author(rows.model_version(row), by)
 
 
 def _note(tx: Tx, verb: str, given: WaiverInfo, by: Principal) -> None:

@@ -57,9 +57,9 @@ def create(tx: Tx, url: str, wanted: Sequence[str], secret: str, *, by: Principa
     `AlreadyExists` for a URL that has one.
     """
     require(by, Role.ADMIN)
-    if (earlier := audit.replayed(tx, "webhook.create")) is not None:
-        return get(tx.connection, earlier.subject)
     tx.defaults.egress.target(url)
+    if (earlier := audit.replayed(tx, "webhook.create", **fingerprint(url))) is not None:
+        return get(tx.connection, earlier.subject)
     names = standard_webhooks.check_events(tuple(wanted))
     known = listed(tx.connection)
     same = next((w.webhook_id for w in known if w.url == url), None)
@@ -72,6 +72,7 @@ def create(tx: Tx, url: str, wanted: Sequence[str], secret: str, *, by: Principa
     state = {"state": made.state.value, "position": made.position, "failures": 0, "last_error": ""}
     created = {"webhook_id": made.webhook_id, "created_by": by.name, "created_at": rows.to_us(tx.at)}
     tx.connection.execute(sa.insert(webhook).values(**columns, **state, **created))
+    tx.wrote(webhook, {**columns, **created})
     audit.append(tx, by.name, "webhook.create", made.webhook_id, {"events": list(names), **fingerprint(url)})
     return made
 
@@ -79,17 +80,18 @@ def create(tx: Tx, url: str, wanted: Sequence[str], secret: str, *, by: Principa
 def delete(tx: Tx, webhook_id: str, *, by: Principal) -> None:
     """Tell this receiver nothing any more. Needs an admin. Raises `NotFound`."""
     require(by, Role.ADMIN)
-    if audit.replayed(tx, "webhook.delete") is not None:
+    if audit.replayed(tx, "webhook.delete", webhook_id) is not None:
         return
     found = get(tx.connection, webhook_id)
     tx.connection.execute(sa.delete(webhook).where(webhook.c.webhook_id == webhook_id))
+    tx.wrote(webhook, {"webhook_id": webhook_id})
     audit.append(tx, by.name, "webhook.delete", webhook_id, fingerprint(found.url))
 
 
 def test(tx: Tx, webhook_id: str, *, by: Principal) -> None:
     """Send this receiver, and no other, the event ``webhook.test`` after those that wait. Needs an admin."""
     require(by, Role.ADMIN)
-    if audit.replayed(tx, "webhook.test") is not None:
+    if audit.replayed(tx, "webhook.test", webhook_id) is not None:
         return
     found = get(tx.connection, webhook_id)
     if found.state is WebhookState.PARKED:
@@ -105,7 +107,7 @@ def replay(tx: Tx, webhook_id: str, from_seq: int, *, by: Principal) -> Webhook:
     Needs an admin. Raises `NotFound`, `InvalidInput`.
     """
     require(by, Role.ADMIN)
-    if audit.replayed(tx, "webhook.replay") is not None:
+    if audit.replayed(tx, "webhook.replay", webhook_id, from_seq=from_seq) is not None:
         return get(tx.connection, webhook_id)
     get(tx.connection, webhook_id)
     newest = events.last(tx.connection)
