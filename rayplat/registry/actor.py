@@ -23,15 +23,15 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rayplat import identity, logs
-from rayplat.errors import RayplatError
+from rayplat.errors import InvalidInput, RayplatError
 from rayplat.registry import lineage_server
-from rayplat.registry.calls import resolve
+from rayplat.registry.calls import CALLS, resolve
 from rayplat.registry.dispatcher import Dispatcher
 from rayplat.registry.egress import EgressRules
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import aliases, lineage, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
-from rayplat.registry.upkeep import TICK_S, Upkeep, anchoring, of_record
+from rayplat.registry.upkeep import TICK_S, AuditWatch, Upkeep, anchoring, of_record
 from rayplat.registry.writer import Writer
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, ModelVersion, Principal
@@ -61,6 +61,7 @@ class Registry:
         self._last_use = identity.LastUse()
         self._readers = ThreadPoolExecutor(2, "registry-read")
         self.local = LocalRegistry(self._record, self._writer)
+        self._audit = AuditWatch(self.local)
         self._upkeep = Upkeep(of_record(self.local))
         self._keeping_up: asyncio.Task[None] | None = None
         log.info("registry open: epoch %d, %d aliases", self._record.epoch, len(self._heads))
@@ -80,15 +81,16 @@ class Registry:
         return await self._write(lambda tx: operation(tx, *args, **(kwargs or {})), key)
 
     async def packed(self, method: str, call: bytes) -> bytes:
-        """`read` or `write` with the arguments in one pickle, answered by a pickle of (whether it went well, the result
+        """One of `CALLS` with its arguments in one pickle, answered by a pickle of (whether it went well, the result
         or our error). Ray's own way, an object for each argument and a traceback for each refusal, takes longer than
-        the operation."""
-        run = {"read": self.read, "write": self.write}[method]
+        the work itself."""
+        if method not in CALLS:
+            raise InvalidInput("method", f"{method!r} is none of {', '.join(sorted(CALLS))}")
         try:
-            answer: tuple[bool, Any] = (True, await run(*pickle.loads(call)))
+            found: tuple[bool, Any] = (True, await getattr(self, method)(*pickle.loads(call)))
         except RayplatError as e:
-            answer = (False, e.with_traceback(None))
-        return pickle.dumps(answer)
+            found = (False, e.with_traceback(None))
+        return pickle.dumps(found)
 
     # --- what model hosts ask -------------------------------------------------------------------------
 
@@ -144,6 +146,7 @@ class Registry:
             "started_at": self._started_at,
             "aliases": len(self._heads),
             "listeners": self._listeners,
+            "audit": self._audit.outcome,
         }
 
     # --- inside ---------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ class RegistryActor(Registry):
         egress = EgressRules.of(settings.events)
         defaults = Defaults(str(settings.artifacts_root), settings.registry.max_parity_mismatch, egress)
         super().__init__(settings.database_url, defaults)
-        self._upkeep = Upkeep([*of_record(self.local), anchoring(self.local, settings)])
+        self._upkeep = Upkeep([*of_record(self.local), anchoring(self.local, settings), self._audit.chore()])
         self._dispatcher = Dispatcher(self.local, settings.events)
         threading.Thread(target=self._dispatch, name="registry-events", daemon=True).start()
         self.local.apply(lineage.complete)

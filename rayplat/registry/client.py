@@ -8,7 +8,6 @@ key, so it takes effect once. An actor that is gone or silent is `Unavailable`.
 from __future__ import annotations
 
 import functools
-import pickle
 import time
 import uuid
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Concatenate
 
 from rayplat import actors, identity
-from rayplat.errors import RayplatError, Unavailable
-from rayplat.registry.calls import P, R, Registry, name_of
+from rayplat.errors import Unavailable
+from rayplat.registry.calls import P, R, Registry, answer, name_of, packed
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, Principal, PrincipalKind, Role, TokenInfo
 
@@ -35,7 +34,7 @@ _RETRY_S = 0.1
 class RegistryClient:
     """Calls to the registry actor. Any may raise `Unavailable`; what else it raises is said at the operation.
 
-    ``handle`` is the Ray handle, for callers in an event loop: ``await client.handle.listen.remote(...)``.
+    ``handle`` is the Ray handle, for callers in an event loop: `calls.packed`, `calls.answer`.
     """
 
     def __init__(self, handle: Any, find: Callable[[], Any] | None = None, timeout_s: float = _CALL_TIMEOUT_S) -> None:
@@ -60,12 +59,12 @@ class RegistryClient:
 
     def read(self, query: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """What ``query(connection, *args, **kwargs)`` finds."""
-        found: R = self._packed("read", name_of(query, "read"), args, kwargs)
+        found: R = self._call("read", name_of(query, "read"), args, kwargs)
         return found
 
     def write(self, operation: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``operation(tx, *args, **kwargs)``, after its commit."""
-        result: R = self._packed("write", name_of(operation, "write"), args, kwargs, uuid.uuid4().hex)
+        result: R = self._call("write", name_of(operation, "write"), args, kwargs, uuid.uuid4().hex)
         return result
 
     # --- who serves what ------------------------------------------------------------------------------
@@ -85,36 +84,24 @@ class RegistryClient:
         return found
 
     def heartbeat(self) -> dict[str, Any]:
-        """``epoch``, ``is_writer``, ``database``, ``pid``, ``started_at``, ``aliases``, ``listeners``."""
+        """``epoch``, ``is_writer``, ``database``, ``pid``, ``started_at``, ``aliases``, ``listeners``, ``audit``."""
         found: dict[str, Any] = self._call("heartbeat")
         return found
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _packed(self, method: str, name: str, *call: Any) -> Any:
-        """`actor.Registry.packed`."""
-        went_well, answer = pickle.loads(self._call("packed", method, pickle.dumps((name, *call)), what=name))
-        if not went_well:
-            raise answer
-        return answer
-
-    def _call(self, method: str, *args: Any, more_s: float = 0.0, what: str = "") -> Any:
+    def _call(self, method: str, *args: Any, more_s: float = 0.0) -> Any:
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import GetTimeoutError, RayActorError
 
         deadline = time.monotonic() + self._timeout_s + more_s
         while True:
             try:
-                sent = getattr(self.handle, method).remote(*args)
-                return ray.get(sent, timeout=max(0.0, deadline - time.monotonic()))
-            except RayTaskError as e:
-                if isinstance(e.cause, RayplatError):
-                    raise e.cause from None
-                raise
+                sent = self.handle.packed.remote(method, packed(*args))
+                return answer(ray.get(sent, timeout=max(0.0, deadline - time.monotonic())))
             except GetTimeoutError:
-                raise Unavailable(
-                    _WHAT, f"no answer to {what or method} within {self._timeout_s + more_s:g} s"
-                ) from None
+                what = args[0] if method in ("read", "write") else method
+                raise Unavailable(_WHAT, f"no answer to {what} within {self._timeout_s + more_s:g} s") from None
             except RayActorError as e:
                 if time.monotonic() + _RETRY_S >= deadline or not self._refound():
                     raise Unavailable(_WHAT, _first_line(e)) from None

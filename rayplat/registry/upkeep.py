@@ -1,4 +1,5 @@
-"""What the registry does by itself: promotions whose time has come, drift of MLflow's rows, anchors of the audit log.
+"""What the registry does by itself: promotions whose time has come, drift of MLflow's rows, anchors of the audit log,
+and one check of the whole record after it was opened.
 
 `Upkeep` is driven tick by tick; a chore that fails is logged and comes again at its time, whatever it was.
 """
@@ -6,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from rayplat.artifacts import keys
 from rayplat.artifacts.places.place import place_at
 from rayplat.registry.anchors import Anchorer, AnchorLog, AnchorTerms
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import drift, promotion_rows, promotions
+from rayplat.registry.record import audit, crosscheck, drift, promotion_rows, promotions
 from rayplat.settings import Settings
 from rayplat.types import Principal, PrincipalKind, Role
 
@@ -53,6 +55,43 @@ class Upkeep:
 
     def _is_due(self, chore: Chore) -> bool:
         return chore.name not in self._ran or self._clock() - self._ran[chore.name] >= chore.every_s
+
+
+class AuditWatch:
+    """Checks once, in a thread of its own, that the audit log is whole and that the tables say what it says.
+
+    ``outcome`` is ``intact``, or the first problem, or why there is no answer yet.
+    """
+
+    def __init__(self, registry: LocalRegistry) -> None:
+        self.outcome = "not checked yet"
+        self._registry = registry
+        self._running, self._done = threading.Lock(), False
+
+    def chore(self) -> Chore:
+        """Begins the check, and again where the record was too busy to be checked."""
+        return Chore("audit", 60.0, self.start)
+
+    def start(self) -> None:
+        if not self._done and not self._running.locked():
+            threading.Thread(target=self.check, name="registry-audit", daemon=True).start()
+
+    def check(self) -> str:
+        """Check now; the outcome."""
+        with self._running:
+            try:
+                problem = self._registry.record.read(audit.check).problem
+                if problem is None:
+                    problem = next(iter(self._registry.record.read(crosscheck.check_record)), None)
+            except Exception as e:  # noqa: BLE001 - of a damaged database anything can come, and it is told
+                self.outcome = f"not checked: {e}"
+                log.warning("the check of the audit log: %s", e)
+                return self.outcome
+            self._done = True
+            self.outcome = "intact" if problem is None else str(problem)
+            if problem is not None:
+                log.error("the record was changed around the registry: %s", problem)
+            return self.outcome
 
 
 def of_record(registry: LocalRegistry) -> list[Chore]:

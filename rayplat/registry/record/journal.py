@@ -82,7 +82,7 @@ class Journal:
             seq, prev = seq + 1, _append(connection, seq + 1, prev, note, its_rows)
 
 
-def key_of(table: sa.Table, columns: Mapping[str, Any]) -> Key:
+def key_of(table: sa.Table, columns: Mapping[Any, Any]) -> Key:
     """The values of the primary key."""
     return tuple(columns[c.name] for c in table.primary_key.columns)
 
@@ -99,16 +99,17 @@ def covered() -> list[sa.Table]:
 
 
 def _append(connection: Connection, seq: int, prev: str, note: Note, its_rows: dict[str, Any]) -> str:
+    detail = rows.to_json({**note.detail, ROWS: its_rows})
     columns = {
         "seq": seq,
         "at": note.at,
         "actor": note.actor,
         "action": note.action,
         "subject": note.subject,
-        "detail": rows.to_json({**note.detail, ROWS: its_rows}),
+        "detail": detail,
         "request_key": note.key,
     }
-    texts = (note.actor, note.action, note.subject, columns["detail"])
+    texts = (note.actor, note.action, note.subject, detail)
     hashed = chain.entry_hash(prev, chain.encode(seq, note.at, texts, note.key))
     _APPEND(connection, {**columns, "prev_hash": prev, "hash": hashed})
     return hashed

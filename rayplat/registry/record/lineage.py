@@ -8,7 +8,7 @@ are never changed or removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -163,7 +163,7 @@ def _link(tx: Tx, edges: Iterable[Edge]) -> list[Edge]:
 
 def _insert(tx: Tx, edges: Sequence[Edge]) -> None:
     at = rows.to_us(tx.at)
-    found = [{**vars(one), "at": at} for one in edges]
+    found: list[Mapping[str, Any]] = [{**vars(one), "at": at} for one in edges]
     _INSERT(tx.connection, found)
     for columns in found:
         tx.wrote(edge, columns)
