@@ -27,6 +27,9 @@ T = TypeVar("T")
 _MODEL_FOLDER = "model"
 _HIDDEN_TAGS = ("mlflow.log-model.history",)
 _MAX_PARAM_CHARS = 6000
+AUTHOR_TAG = "rayplat.author"
+_USER_TAG = "mlflow.user"
+_LONGEST_AUTHOR = 255
 
 
 class Tracking:
@@ -253,6 +256,13 @@ def prepare_mlflow() -> None:
         import mlflow.tracking.request_header.registry  # noqa: F401 - it reads the entry points once, when imported
     finally:
         plugins.get_entry_points = every
+
+
+def run_author(tags: Mapping[str, str]) -> str:
+    """Who started a run, by its tags: what the platform has noted, else MLflow's user; empty where neither is there or
+    what is there can be no principal's name."""
+    name = (tags.get(AUTHOR_TAG) or tags.get(_USER_TAG) or "").strip()
+    return name if len(name) <= _LONGEST_AUTHOR and name.isprintable() else ""
 
 
 def _dataset_digest(source: str) -> str:

@@ -139,6 +139,7 @@ def train(platform: Platform, recipe: Recipe) -> str:
         views=recipe.service.view_digests(),
         exclude=("month",),
         required=("hour", "minute_of_day", "weekday", "distance", "sched_minutes"),
+        author=context.principal.name,
         **TrainPlan.resources(context.settings.train),
     )
     result = train_model(plan, context.tables, context.tracking)
@@ -195,7 +196,7 @@ def evaluate(platform: Platform, version: int, alias: str = ALIAS) -> Evidence:
     """Score ``version``, and the version ``alias`` points at, on the same rows of the pinned holdout."""
     context = parts(platform)
     candidate = context.registry.read(versions.get, MODEL, version)
-    head = context.registry.read(aliases.find, MODEL, alias)
+    head = context.registry.read(aliases.last_live, MODEL, alias)
     second = training_sets.get(context.tables, f"flights_{RECIPES['second'].name}")  # it has every feature of the first
     baseline = None if head is None else (head.version, _checkout(context, head.digest))
     bundle, measured = _checkout(context, candidate.digest), Measured(segments=("origin",))

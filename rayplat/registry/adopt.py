@@ -25,7 +25,7 @@ from rayplat.registry.candidate import Candidate
 from rayplat.registry.mlflow_store import sql_uri
 from rayplat.registry.record import adoptions, versions
 from rayplat.registry.record.adoptions import Imported
-from rayplat.tracking import prepare_mlflow
+from rayplat.tracking import prepare_mlflow, run_author
 from rayplat.types import Adopted, AdoptedAlias, AdoptedVersion, Principal, Role, check_alias, check_name
 
 _PAGE = 200
@@ -209,7 +209,9 @@ class _Import:
             refused.append(f"version {version.version}: metrics that are not finite or not ASCII: {', '.join(left)}")
         owner = run.data.tags.get("mlflow.user") if run is not None else None
         run_id = version.run_id or f"imported-{digest.removeprefix('sha256:')[:40]}"  # longer than MLflow's own
-        candidate = Candidate(version.name, digest, run_id, self._training_set(version, run), (), usable)
+        ran = run_author(_texts(run.data.tags)) if run is not None else ""
+        training_set = self._training_set(version, run)
+        candidate = Candidate(version.name, digest, run_id, training_set, (), usable, run_author=ran)
         return self._with_content(candidate), str(version.user_id or owner or "unknown")
 
     def _with_content(self, candidate: Candidate) -> Candidate:

@@ -9,12 +9,14 @@ from rayplat.artifacts.manifest import check_digest
 from rayplat.errors import InvalidInput
 from rayplat.types import TableVersion, check_name
 
+LONGEST_AUTHOR = 255  # no principal's name is longer
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A model version before it has a number. ``digest`` is the bundle's tree, ``pins`` what its data was read from,
     ``baseline`` the digest of the profile that later windows are compared with, ``format`` how the bundle is loaded;
-    the other digests are told at `ModelVersion`."""
+    the other digests and ``run_author`` are told at `ModelVersion`."""
 
     model: str
     digest: str
@@ -28,6 +30,7 @@ class Candidate:
     env_digest: str | None = None
     payload_digest: str | None = None
     statement: str | None = None
+    run_author: str = ""
 
     def check(self) -> None:
         """Nothing, or `InvalidInput` naming the field and the rule."""
@@ -41,6 +44,8 @@ class Candidate:
         for field in ("run_id", "training_set"):
             if not isinstance(getattr(self, field), str) or not getattr(self, field):
                 raise InvalidInput(field, "a non-empty string is needed")
+        if not isinstance(self.run_author, str) or len(self.run_author) > LONGEST_AUTHOR:
+            raise InvalidInput("run_author", f"a string of at most {LONGEST_AUTHOR} characters is needed")
         if not all(isinstance(pin, TableVersion) for pin in self.pins):
             raise InvalidInput("pins", "every pin is a TableVersion")
         for name, value in self.metrics.items():

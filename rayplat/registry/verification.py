@@ -82,7 +82,7 @@ def verify_promotion(
     if version.digest != promotion.digest:
         reason = f"the record says {version.digest} for {version.model}/{version.version}"
         return _Found(problems=[reason]).evidence(promotion.digest)
-    waiver = registry.read(waivers.find, waivers.FORMAT, version.digest)
+    waiver = registry.read(waivers.find, waivers.FORMAT, version.digest, but_by=(version.author, version.run_author))
     head = registry.read(aliases.find, promotion.model, promotion.alias)
     try:
         served = None if head is None or head.digest == version.digest else schema_of(store, head.digest)

@@ -10,13 +10,14 @@ from datetime import datetime
 
 from rayplat.artifacts import formats, keys, signing
 from rayplat.artifacts.provenance import Facts
-from rayplat.errors import Corrupt
+from rayplat.errors import Corrupt, NotFound
 from rayplat.registry import adopt as importing
 from rayplat.registry.adopt import MlflowSource
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import artifacts, versions
 from rayplat.services import lineage
 from rayplat.services.verbs import Context
+from rayplat.tracking import run_author
 from rayplat.types import Adopted, ArtifactRef, ModelVersion, TableVersion
 
 
@@ -62,7 +63,17 @@ def candidate(
         code_digest=formats.code_digest(tree),
         env_digest=formats.env_digest(tree, read),
         payload_digest=formats.payload_digest(tree, read),
+        run_author=_run_author(context, run_id),
     )
+
+
+def _run_author(context: Context, run_id: str) -> str:
+    """Who ran what made it; empty for a run that is not tracked here. Raises `Unavailable` where that cannot be asked:
+    four eyes would not know whom to refuse."""
+    try:
+        return run_author(context.tracking.get(run_id).tags)
+    except NotFound:
+        return ""
 
 
 def register(context: Context, wanted: Candidate) -> ModelVersion:

@@ -27,6 +27,7 @@ class TrainPlan:
     ``exclude`` names features of the set that the model does not take (a month that the training never saw says
     nothing); ``required`` those that must never be missing in a request. ``folder`` is for checkpoints and the
     bundle and must be reachable from every node. ``trials`` 0 trains with ``params`` as they are.
+    ``author`` is the principal who trains: they may not approve what comes of it.
     """
 
     model: str
@@ -42,6 +43,7 @@ class TrainPlan:
     workers: int = 2
     cpus_per_worker: float = 0.75
     seed: int = 0
+    author: str = ""
 
     def __post_init__(self) -> None:
         check_name("model", self.model)

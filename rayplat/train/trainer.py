@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rayplat.artifacts.bundle import LoadedModel, write_bundle
 from rayplat.errors import PartFailed, RayplatError
 from rayplat.resources import require_resources
+from rayplat.tracking import AUTHOR_TAG
 from rayplat.train import evaluation, plots, tuner, worker
 from rayplat.train.plan import TrainPlan
 from rayplat.train.preparation import Prepared, prepare
@@ -165,6 +166,7 @@ def _tags(plan: TrainPlan) -> dict[str, str]:
         "rayplat.training_set.digest": plan.training_set.digest,
         "rayplat.data": f"{data.table}@{data.version}",
         "rayplat.pins": ", ".join(f"{pin.table}@{pin.version}" for pin in plan.training_set.pins),
+        **({AUTHOR_TAG: plan.author} if plan.author else {}),
     }
 
 

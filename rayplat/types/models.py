@@ -73,7 +73,8 @@ class VersionState(enum.StrEnum):
 @dataclass(frozen=True)
 class ModelVersion:
     """One registered version. ``digest`` is the content digest of the bundle's tree, ``payload_digest`` the same
-    without what differs from run to run (ids, times), ``statement`` the digest of the signed provenance statement."""
+    without what differs from run to run (ids, times), ``statement`` the digest of the signed provenance statement.
+    ``author`` has registered it, ``run_author`` has trained it as far as the tracked run says (empty: it does not)."""
 
     model: str
     version: int
@@ -91,6 +92,7 @@ class ModelVersion:
     payload_digest: str | None = None
     statement: str | None = None
     state: VersionState = VersionState.ACTIVE
+    run_author: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound
-from rayplat.registry.record import audit, waivers
+from rayplat.registry.record import audit, versions, waivers
 from rayplat.registry.record.database import Record
 from rayplat.registry.record.schema import outbox
 from rayplat.types import Principal, PrincipalKind, Role, WaiverInfo
-from tests.registry.desk import ANN, BOB, EVE, Desk
+from tests.registry.desk import ANN, BOB, EVE, Desk, candidate
 
+ANN_APPROVES_LATER = replace(BOB, name="ann")
 DIGEST = "sha256:" + "a" * 64
 WHY = "scored by an outside team, to be replaced in June"
 
@@ -97,3 +99,17 @@ def test_the_same_call_again_makes_one_waiver(desk: Desk) -> None:
 def test_an_unknown_one(desk: Desk) -> None:
     with pytest.raises(NotFound, match="waiver list"):
         desk.record.read(lambda c: waivers.get(c, "nope"))
+
+
+def test_who_made_the_bytes_does_not_waive_them(desk: Desk) -> None:
+    ours = replace(candidate(7, "elsewhere"), run_author="carl")
+    digest = ours.digest
+    give(desk.record, digest, by=ANN_APPROVES_LATER)
+    desk.write(versions.register, ours, by=ANN)
+    for by in (ANN_APPROVES_LATER, replace(BOB, name="carl")):
+        with pytest.raises(Forbidden, match="does not judge it"):
+            give(desk.record, digest, by=by)
+        if by.name == "ann":  # given before the version was there: it does not count for this one
+            assert desk.read(waivers.find, "format", digest, but_by=("ann", "carl")) is None
+    given = give(desk.record, digest)
+    assert desk.read(waivers.find, "format", digest, but_by=("ann", "carl")) == given

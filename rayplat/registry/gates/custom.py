@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from rayplat.registry import documents
-from rayplat.registry.gates import catalog
+from rayplat.registry.gates import catalog, custom_child
 from rayplat.registry.gates.own import Custom
 from rayplat.types import Evidence, GateResult, GateSpec, Verdict
 
@@ -65,7 +65,7 @@ def _ask(params: Custom, evidence: Evidence) -> tuple[bool, str]:
         return False, f"{params.function} did not answer within {params.timeout_s:g} s"
     finally:
         _end(child)
-    if child.returncode == -signal.SIGALRM:
+    if child.returncode == custom_child.LATE:
         return False, f"{params.function} did not answer within {params.timeout_s:g} s"
     if child.returncode != 0:
         last = (errors.strip().splitlines() or ["no message"])[-1]
@@ -113,7 +113,10 @@ def _said(child: subprocess.Popen[bytes], within_s: float) -> tuple[str, str]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it has started, also where it answered: nothing of it stays behind."""
+    """End the process and whatever it has started, also where it answered: nothing of it stays behind. It does so by
+    itself; this is for one that was stopped or killed from below."""
+    if child.poll() is None:
+        custom_child.end_below(child.pid)
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -9,22 +9,28 @@ from rayplat.errors import Conflict, Corrupt, Forbidden
 from rayplat.identity import require
 from rayplat.registry.promotion.states import Step, advance
 from rayplat.registry.promotion.subject import check_intact, check_subject
-from rayplat.types import Approval, Principal, PrincipalKind, Promotion, PromotionState, Role, Verdict
+from rayplat.types import Approval, ModelVersion, Principal, PrincipalKind, Promotion, PromotionState, Role, Verdict
 
 
-def check_approver(promotion: Promotion, author: str, by: Principal) -> None:
+def check_approver(promotion: Promotion, version: ModelVersion, by: Principal) -> None:
     """Four eyes: `Forbidden` unless ``by`` is a person with the role who neither asked for this nor made the version
-    and, where the policy names approvers, is one of them."""
+    or its run and, where the policy names approvers, is one of them."""
     check_person(by)
     if by.name == promotion.requester:
         raise Forbidden(by.name, "a requester does not approve their own promotion")
-    if by.name == author:
-        raise Forbidden(by.name, f"the author of version {promotion.version} does not approve its promotion")
+    check_not_author(version, by)
     named = promotion.policy.approvers if promotion.policy is not None else ()
     if named and by.name not in named:
         raise Forbidden(
             by.name, f"the policy of {promotion.model}@{promotion.alias} names as approvers {', '.join(named)}"
         )
+
+
+def check_not_author(version: ModelVersion, by: Principal) -> None:
+    """`Forbidden` for who registered the version, and for who ran what made it."""
+    for role, name in (("author", version.author), ("run's author", version.run_author)):
+        if by.name == name:
+            raise Forbidden(by.name, f"the {role} of version {version.version} does not judge it: another person must")
 
 
 def check_person(by: Principal, role: Role = Role.APPROVER) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, StaleGeneration
+from rayplat.errors import Forbidden, InvalidInput, NotFound, StaleGeneration
 from rayplat.identity import require
 from rayplat.registry.record import audit, events, lineage, mlflow_rows, policies, rows, versions
 from rayplat.registry.record.database import Tx

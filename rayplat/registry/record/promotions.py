@@ -254,9 +254,10 @@ def rollback(
     """Point ``alias`` back at what was live before, or at the named version or generation that was: no gate and no
     second person, as it is for emergencies; audited. Raises `Conflict` when there is nothing to go back to."""
     require(by, Role.APPROVER)
-    history = aliases.history(tx.connection, model, alias)
     named = {} if version is None else {"to": version}
-    if (earlier := audit.replayed(tx, "alias.rollback", f"{model}@{alias}", **named)) is not None:
+    earlier = audit.replayed(tx, "alias.rollback", f"{model}@{alias}", **named)
+    history = aliases.history(tx.connection, model, alias)
+    if earlier is not None:
         return next(h for h in history if h.generation == earlier.detail["generation"])
     reason, now = _reason(reason), history[0]
     if version is None and generation is None:

@@ -76,6 +76,7 @@ model_version = Table(
     Column("payload_digest", _DIGEST, nullable=True),
     Column("statement", _DIGEST, nullable=True),
     Column("state", String(16), nullable=False, server_default="active"),
+    Column("run_author", Text, nullable=False, server_default=""),
     UniqueConstraint("model", "digest"),
 )
 

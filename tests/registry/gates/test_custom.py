@@ -13,7 +13,7 @@ from rayplat.types import GateSpec, Verdict
 from tests.registry.gates.cases import GOOD
 
 SOURCE = """
-import os, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 
 def fine(evidence):
     print("noise on standard output")
@@ -49,6 +49,42 @@ def quits(evidence):
 def forges(evidence):
     os.write(1, b'{"ok": true, "reason": ""}')
     os._exit(0)
+
+def forges_all(evidence):
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            os.write(int(fd), b'{"ok": true, "reason": "", "word": ""}')
+        except OSError:
+            pass
+    os._exit(0)
+
+def forks(evidence):
+    return True if os.fork() == 0 else (os.wait(), False)[1]
+
+def deaf(evidence):
+    for one in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
+
+def leaves(evidence):
+    note = os.environ["PYTHONPATH"].split(os.pathsep)[0] + "/left"
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            open(note, "w").write(str(os.getpid()))
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+    while not os.path.exists(note) or not open(note).read():
+        time.sleep(0.01)
+    return True
+
+def leaves_and_hangs(evidence):
+    leaves(evidence)
+    time.sleep(600)
 
 def peeks(evidence):
     return "SECRET" in os.environ
@@ -86,6 +122,8 @@ def test_a_function_of_ones_own_decides_on_the_evidence(module: Path) -> None:
         ("dies", "ended with 3"),
         ("quits", "gave no verdict"),
         ("forges", "gave no verdict"),
+        ("forges_all", "gave no verdict"),
+        ("forks", "says no"),
         ("absent", "has no attribute 'absent'"),
         ("peeks", "says no"),
     ],
@@ -106,6 +144,24 @@ def test_one_that_hangs_is_ended(module: Path) -> None:
     began = time.monotonic()
     assert ask(module, "hangs", timeout_s=0.3) == (False, "own_gates:hangs did not answer within 0.3 s")
     assert time.monotonic() - began < 10
+
+
+def test_one_that_hears_no_signal_is_ended_in_time(module: Path) -> None:
+    ask(module, "no")
+    began = time.monotonic()
+    ask(module, "no")
+    start_s = time.monotonic() - began
+    began = time.monotonic()
+    assert ask(module, "deaf", timeout_s=0.5) == (False, "own_gates:deaf did not answer within 0.5 s")
+    assert time.monotonic() - began < start_s + 1.5
+
+
+@pytest.mark.parametrize(("function", "ok"), [("leaves", True), ("leaves_and_hangs", False)])
+def test_nothing_that_it_started_stays_whatever_session_it_is_in(module: Path, function: str, ok: bool) -> None:
+    assert ask(module, function, timeout_s=20.0 if ok else 1.5)[0] is ok
+    left = Path(sys.path[0]) / "left"
+    assert left.parent == module.parent
+    assert not Path(f"/proc/{left.read_text()}").exists()
 
 
 def test_one_whose_source_was_changed_has_failed(module: Path) -> None:

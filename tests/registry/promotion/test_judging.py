@@ -14,6 +14,7 @@ from rayplat.types import (
     Approval,
     Evidence,
     GateResult,
+    ModelVersion,
     Principal,
     PrincipalKind,
     Promotion,
@@ -22,7 +23,7 @@ from rayplat.types import (
     Verdict,
     Waiver,
 )
-from tests.registry.gates.cases import CASE, GOOD, NOW, VERIFIED
+from tests.registry.gates.cases import CASE, DIGEST, GOOD, NOW, VERIFIED
 from tests.registry.promotion.asked import COMPARE, CUSTOM, EVALUATE, FULL, SHADOW, VERIFY, asked, policy
 
 S = PromotionState
@@ -234,17 +235,19 @@ def test_an_approval_of_something_else_is_refused() -> None:
 
 def test_who_may_approve() -> None:
     found = awaiting(approvers=("bob", "root", "ann"))
+    by_carl = ModelVersion("m", 2, DIGEST, "r", "carl", NOW, DIGEST, (), {}, run_author="eric")
     for who in (Principal("bob", Role.APPROVER), Principal("root", Role.ADMIN)):
-        promotion.check_approver(found, "carl", who)
+        promotion.check_approver(found, by_carl, who)
     for who, why in (
         (Principal("bob", Role.DEVELOPER), "needs the role approver"),
         (Principal("ann", Role.ADMIN), "own promotion"),
-        (Principal("carl", Role.ADMIN), "author of version 2"),
+        (Principal("carl", Role.ADMIN), "the author of version 2"),
+        (Principal("eric", Role.ADMIN), "the run's author of version 2"),
         (Principal("dora", Role.ADMIN), "names as approvers bob, root, ann"),
         (Principal("bob", Role.ADMIN, PrincipalKind.SERVICE), "takes a person's token"),
     ):
         with pytest.raises(Forbidden, match=why):
-            promotion.check_approver(found, "carl", who)
+            promotion.check_approver(found, by_carl, who)
 
 
 def test_a_bundle_found_damaged_is_rejected_under_any_policy() -> None:

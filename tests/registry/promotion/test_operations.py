@@ -36,11 +36,12 @@ from rayplat.types import (
     Verdict,
     VerificationEvidence,
 )
-from tests.registry.desk import ALIAS, ANN, BOB, EVE, MODEL, ROOT, Desk, evidence
+from tests.registry.desk import ALIAS, ANN, BOB, EVE, MODEL, ROOT, Desk, candidate, evidence
 from tests.registry.gates.cases import DESIGN, DIGEST, WON
 
 S = PromotionState
 CARL, DORA = Principal("carl", Role.APPROVER), Principal("dora", Role.ADMIN)
+CARL_AS_ANN = replace(CARL, name="ann")
 ROBOT = Principal("robot", Role.ADMIN, PrincipalKind.SERVICE)
 PLATFORM = Principal("rayplat", Role.ADMIN, PrincipalKind.SERVICE)
 START = datetime(2013, 11, 1, tzinfo=UTC)
@@ -185,6 +186,14 @@ def test_an_experiment_is_designed_before_its_outcomes(desk: Desk) -> None:
     assert (bad.state, "older than its design" in bad.reason) == (S.REJECTED, True)
 
 
+def test_outcomes_of_a_time_to_come_are_refused(desk: Desk, clock: Clock) -> None:
+    asked = desk.request(1)
+    ahead = replace(evidence(), experiment=replace(WON, first_outcome_at=clock.now + timedelta(minutes=1)))
+    what = "first_outcome_at.* is still to come"
+    refused(desk, InvalidInput, what, promotions.submit_evidence, asked.promotion_id, ahead, by=ANN)
+    refused(desk, InvalidInput, what, promotions.request, MODEL, 2, ALIAS, ahead, by=ANN)
+
+
 # --- who may, and what an approval is for -------------------------------------------------------------
 
 
@@ -211,6 +220,21 @@ def test_who_may_not(desk: Desk) -> None:
     refused(
         desk, Forbidden, "author of version 2", promotions.approve, by_bob.promotion_id, by=replace(BOB, name="ann")
     )
+
+
+def test_the_runs_author_judges_nothing_of_it(desk: Desk) -> None:
+    made = replace(candidate(7), run_author="bob")
+    assert desk.write(versions.register, made, by=ANN).run_author == "bob"
+    assert desk.read(audit.listed, 1)[0].detail["run_author"] == "bob"
+    asked, ours = desk.verify(desk.write(promotions.request, MODEL, 4, ALIAS, by=ANN)), "run's author of version 4"
+    refused(desk, Forbidden, ours, promotions.waive, asked.promotion_id, "metric_floor", "a small market", by=BOB)
+    desk.write(promotions.submit_evidence, asked.promotion_id, evidence(), by=ANN)
+    refused(desk, Forbidden, ours, promotions.approve, asked.promotion_id, by=BOB)
+    broken = desk.write(promotions.break_glass, MODEL, 4, "nightly", "the other answers nonsense", by=ROOT)
+    refused(desk, Forbidden, ours, promotions.review, broken.promotion_id, "fine", by=BOB)
+    refused(desk, Forbidden, "author of version 4", promotions.review, broken.promotion_id, "fine", by=CARL_AS_ANN)
+    assert desk.write(promotions.review, broken.promotion_id, "fine", by=CARL).reviewed_by == "carl"
+    assert desk.approve(asked, CARL).state is S.LIVE
 
 
 def test_named_approvers_and_named_sources_of_evidence(desk: Desk) -> None:
@@ -252,6 +276,47 @@ def test_the_same_key_is_the_same_call(desk: Desk) -> None:
     assert dump(desk) == before
     with pytest.raises(Conflict, match=r"was used for promotion\.request"):
         desk.approve(asked, key="k1")
+
+
+def test_a_key_used_again_for_something_else_is_refused(desk: Desk) -> None:
+    """Each operation, told by its promotion or by what it was given."""
+    desk.go_live(1)
+    one, two = awaiting(desk, 2), desk.request(3)
+    a, b, again = one.promotion_id, two.promotion_id, lambda n: {"key": f"k{n}"}
+    given = evidence(champion=1)
+    open_a, open_b = (desk.write(promotions.request, MODEL, n, "other", by=ANN).promotion_id for n in (2, 3))
+    calls: list[tuple[Any, tuple[Any, ...], tuple[Any, ...], Principal]] = [
+        (promotions.request, (MODEL, 2, "x"), (MODEL, 3, "x"), ANN),
+        (promotions.submit_evidence, (open_a, given), (open_b, given), ANN),
+        (promotions.approve, (a,), (b,), BOB),
+        (promotions.approve, (b, two.subject_digest), (b, one.subject_digest), BOB),
+        (promotions.waive, (open_a, "shadow_agreement", "why"), (open_b, "shadow_agreement", "why"), BOB),
+        (promotions.reject, (a, "no"), (b, "no"), CARL),
+        (promotions.cancel, (open_a, "no"), (open_b, "no"), ANN),
+        (experiments.start, (b, DESIGN), (b, replace(DESIGN, alpha=0.01)), ANN),
+        (promotions.break_glass, (MODEL, 2, ALIAS, "now"), (MODEL, 3, ALIAS, "now"), ROOT),
+        (promotions.rollback, (MODEL, ALIAS, "late"), (MODEL, "other", "late"), BOB),
+        (policies.set, (LONG,), (replace(LONG, cooldown_s=1.0),), ROOT),
+        (policies.remove, (MODEL, ALIAS), ("*", ALIAS), ROOT),
+    ]
+    shadow = AliasPolicy(MODEL, "other", True, (GateSpec("shadow_agreement"),))
+    for n, (operation, first, second, by) in enumerate(calls):
+        if operation is promotions.waive:  # a gate that waits
+            desk.write(policies.set, shadow, by=ROOT)
+            open_a, open_b = (desk.write(promotions.request, MODEL, v, "other", by=ANN).promotion_id for v in (2, 3))
+            first, second = (open_a, *first[1:]), (open_b, *second[1:])
+        elif operation is promotions.cancel:
+            first, second = (open_a, "no"), (open_b, "no")
+        if operation is policies.set:
+            first, second = ((replace(p[0], alias="fresh"),) for p in (first, second))
+        made = desk.write(operation, *first, by=by, **again(n))
+        before = dump(desk)
+        with pytest.raises(Conflict, match="was used"):
+            desk.write(operation, *second, by=by, **again(n))
+        assert dump(desk) == before
+        replayed = desk.write(operation, *first, by=by, **again(n))
+        assert type(replayed) is type(made)
+        assert dump(desk) == before
 
 
 def test_a_row_that_was_changed_is_not_approved(desk: Desk) -> None:
@@ -452,3 +517,19 @@ def test_a_removed_alias_comes_back_by_a_rollback(desk: Desk) -> None:
     back = desk.roll_back()
     assert (back.version, back.generation, back.removed) == (1, 3, False)
     assert read(desk, live).state is S.LIVE
+
+
+def test_who_removes_an_alias_makes_no_first_version(desk: Desk) -> None:
+    desk.go_live(1)
+    desk.write(aliases.remove, MODEL, ALIAS, reason="a mistake", by=ROOT)
+    assert desk.head() is None
+    assert desk.read(aliases.last_live, MODEL, ALIAS).version == 1  # type: ignore[union-attr]
+    unmeasured = desk.verify(desk.write(promotions.request, MODEL, 2, ALIAS, evidence(), by=ANN))
+    assert unmeasured.baseline_version == 1
+    assert (unmeasured.state, "better_than_champion" in unmeasured.reason) == (S.REJECTED, True)
+    worse = evidence(0.61, champion=1, baseline=0.65)
+    asked = desk.verify(desk.write(promotions.request, MODEL, 2, ALIAS, worse, by=ANN))
+    assert asked.state is S.REJECTED
+    asked = desk.verify(desk.write(promotions.request, MODEL, 2, ALIAS, evidence(champion=1), by=ANN))
+    assert desk.approve(asked).state is S.LIVE
+    assert desk.read(aliases.last_live, MODEL, "never") is None

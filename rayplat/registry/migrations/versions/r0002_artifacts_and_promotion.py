@@ -202,6 +202,7 @@ def _model_version() -> None:
         batch_op.add_column(sa.Column("payload_digest", sa.String(length=71), nullable=True))
         batch_op.add_column(sa.Column("statement", sa.String(length=71), nullable=True))
         batch_op.add_column(sa.Column("state", sa.String(length=16), server_default="active", nullable=False))
+        batch_op.add_column(sa.Column("run_author", sa.Text(), server_default="", nullable=False))
 
 
 def _promotion() -> None:
