@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any
 from benchmarks.registry.stage import ANN, MODEL, Stage, running
 from benchmarks.rows import Row, row
 from rayplat.errors import StaleGeneration
-from rayplat.registry.calls import name_of
+from rayplat.registry.calls import answer, name_of, packed
 from rayplat.registry.record import aliases, audit
 
 ALIASES = 16  # contests that go on at the same time
@@ -50,14 +49,15 @@ def _contests(stage: Stage, alias: str, contests: int) -> Counter[int]:
     winners: Counter[int] = Counter()
     for generation in range(contests):
         wanted = [(MODEL, alias, 1 + n % 2, generation) for n in range(CONTENDERS)]
-        packed = [pickle.dumps((name, one, {"by": ANN})) for one in wanted]
-        sent = [c.handle.packed.remote("write", call) for c, call in zip(clients, packed, strict=True)]
+        calls = [packed(name, one, {"by": ANN}) for one in wanted]
+        sent = [c.handle.packed.remote("write", call) for c, call in zip(clients, calls, strict=True)]
         winners[sum(_won(ray, call) for call in sent)] += 1
     return winners
 
 
 def _won(ray: Any, call: Any) -> bool:
-    won, answer = pickle.loads(ray.get(call, timeout=60))
-    if not won and not isinstance(answer, StaleGeneration):
-        raise answer
-    return bool(won)
+    try:
+        answer(ray.get(call, timeout=60))
+    except StaleGeneration:
+        return False
+    return True

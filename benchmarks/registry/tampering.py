@@ -2,7 +2,8 @@
 record, each tried on fresh state. Counts what was refused; all of it must be.
 
 Trees go through the artifact store, forged MLmodels through the loader, misused statements through the verification of
-signatures, and a changed database through the audit log's check, once with the hashes that anchors hold.
+signatures, and a changed database through the audit log's check, once with the hashes that anchors hold: the log itself,
+and then every column of every table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rayplat.registry.record import audit
 from rayplat.registry.record.database import Record
 from tests.artifacts import forgeries, tampering
 from tests.registry.desk import Desk
+from tests.registry.edits import edits, fill, noticed
 
 COMMAND = "make bench-registry"
 _MIDDLE = "(select max(seq) / 2 from rp_audit)"
@@ -60,12 +62,14 @@ def measure(work: Path, quick: bool) -> tuple[list[rows.Row], dict[str, Any]]:  
         "trees": tampering.unrefused(work / "trees"),
         "descriptions and signatures": forgeries.accepted(work / "signatures"),
         "record": unnoticed(work / "record"),
+        "tables": unnamed(work / "tables"),
     }
     logging.disable(logging.NOTSET)
     sizes = {
         "trees": tampering.size(),
         "descriptions and signatures": forgeries.size(),
         "record": len(RECORD),
+        "tables": len(list(edits())),
     }
     total, missed = sum(sizes.values()), sum(map(len, through.values()))
     made = [rows.row("tamper corpus, refused", total - missed, f"of {total}", f"= {total}", COMMAND)]
@@ -86,6 +90,23 @@ def unnoticed(work: Path) -> list[str]:
             connection.executescript(change)
         if _problem(database, known) is None:
             left.append(name)
+    return left
+
+
+def unnamed(work: Path) -> list[str]:
+    """Every edited column and deleted row of a table that the check does not name with its row: none must be left."""
+    work.mkdir(parents=True)
+    left = []
+
+    def do(record: Record) -> None:
+        fill(record)
+        with record.engine.connect() as connection:
+            for edit in edits():
+                where = f"{edit.table.name} {edit.key(connection)}: "
+                if not any(reason.startswith((where, "audit entry")) for reason in noticed(connection, edit)):
+                    left.append(edit.name)
+
+    _opened(work / "tables.db", do)
     return left
 
 

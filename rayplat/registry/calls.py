@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
@@ -24,6 +25,22 @@ R = TypeVar("R")
 _PACKAGE = "rayplat.registry.record."
 # What the platform notes for itself, on nobody's behalf: how far a receiver has been told, what may be forgotten.
 _OWN = frozenset(_PACKAGE + name for name in ("webhooks:settle", "events:prune", "happenings:note_sent"))
+
+
+CALLS = frozenset({"read", "write", "listen", "ack", "acks", "heartbeat", "version", "alias", "authenticate"})
+
+
+def packed(*args: Any) -> bytes:
+    """Arguments for `actor.Registry.packed`."""
+    return pickle.dumps(args)
+
+
+def answer(sent: bytes) -> Any:
+    """What `actor.Registry.packed` answered: the result, or our error raised."""
+    went_well, found = pickle.loads(sent)
+    if not went_well:
+        raise found
+    return found
 
 
 class Registry(Protocol):

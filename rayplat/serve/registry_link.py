@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from rayplat import actors
-from rayplat.errors import RayplatError, Unavailable
+from rayplat.errors import Unavailable
+from rayplat.registry.calls import answer, packed
 from rayplat.types import AliasHead, ModelVersion, Principal
 
 _CALL_S = 5.0
@@ -48,14 +49,12 @@ class RegistryLink:
                 self._handle = await asyncio.to_thread(actors.find, actors.REGISTRY)
             if self._handle is None:
                 raise Unavailable("the registry", "its actor does not run")
-            return await asyncio.wait_for(getattr(self._handle, method).remote(*args), timeout_s)
-        except rex.RayTaskError as e:
-            if isinstance(e.cause, RayplatError):
-                raise e.cause from None
-            raise
+            return answer(await asyncio.wait_for(self._handle.packed.remote(method, packed(*args)), timeout_s))
         except TimeoutError:
             self._handle = None
             raise Unavailable("the registry", f"{method} gave no answer within {timeout_s:g} s") from None
+        except rex.RayTaskError:
+            raise
         except rex.RayError as e:
             self._handle = None
             raise Unavailable("the registry", "its actor is restarting or gone") from e

@@ -181,7 +181,7 @@ def test_a_registry_that_is_gone_or_silent_is_unavailable(client: RegistryClient
             RegistryClient(client.handle, timeout_s=0.3).read(versions.models)
     finally:
         os.kill(pid, signal.SIGCONT)
-    other = ray.remote(num_cpus=0)(type("Gone", (), {"read": lambda self, *args: []})).remote()
+    other = ray.remote(num_cpus=0)(type("Gone", (), {"packed": lambda self, *args: []})).remote()
     ray.kill(other)
     with pytest.raises(Unavailable, match="the registry is not available"):
         RegistryClient(other).read(versions.models)
