@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayplat.errors import InvalidInput
-from rayplat.registry.record import experiments, promotions, versions
-from rayplat.services import examination
+from rayplat.registry.record import aliases, experiments, promotions, versions
+from rayplat.services import examination, restoring
 from rayplat.services.verbs import Noun, route
 from rayplat.types import (
     AliasHead,
@@ -85,8 +85,8 @@ class Promotions(Noun):
     def approve(self, promotion_id: str, subject_digest: str | None = None) -> Promotion:
         """Approve exactly what was seen; with the last approval needed the alias moves.
 
-        ``subject_digest`` names what was seen: another subject by now is refused. The requester and the author of the
-        version may not approve."""
+        ``subject_digest`` names what was seen: another subject by now is refused. The requester and the authors of
+        the version and of its run may not approve."""
         return self._context.registry.write(
             promotions.approve, promotion_id, subject_digest, by=self._context.principal
         )
@@ -123,11 +123,15 @@ class Promotions(Noun):
         """Promotions that broke the glass and wait for a review."""
         return tuple(self._context.registry.read(promotions.to_review))
 
-    @route("POST", "/models/{model}/aliases/{alias}/rollback", Role.APPROVER)
+    @route("POST", "/models/{model}/aliases/{alias}/rollback", Role.APPROVER, long=True)
     def rollback(
         self, model: str, alias: str, reason: str, version: int | None = None, generation: int | None = None
     ) -> AliasHead:
-        """Point the alias back at the version that was live before, or at a named one that was live: no gate."""
+        """Point the alias back at the version that was live before, or at a named one that was live: no gate.
+
+        Its bytes are read first. Raises Corrupt where they are damaged; where the store does not answer it goes on."""
+        heads = self._context.registry.read(aliases.history, model, alias)
+        restoring.check_target(self._context.artifacts, heads, version, generation)
         return self._context.registry.write(
             promotions.rollback,
             model,

@@ -110,7 +110,7 @@ def test_versions_aliases_and_stages_come_over(other: Other, here: Any) -> None:
     assert found.refused == ("stage Production: version 2 is the newest in it, left out: 1",)
     for theirs in other.client.search_model_versions(f"name='{NAME}'"):
         ours = registry.read(versions.get, NAME, int(theirs.version))
-        assert (ours.run_id, ours.author) == (theirs.run_id, "carol")
+        assert (ours.run_id, ours.author, ours.run_author) == (theirs.run_id, "carol", "carol")
         assert ours.metrics == {"auc": pytest.approx(0.6 + int(theirs.version) / 100)}
         assert int(ours.created_at.timestamp() * 1000) == theirs.creation_timestamp
         files = {e.path: store.get_bytes(e.digest) for e in store.manifest(ours.digest).entries}
