@@ -2,8 +2,8 @@
 record, each tried on fresh state. Counts what was refused; all of it must be.
 
 Trees go through the artifact store, forged MLmodels through the loader, misused statements through the verification of
-signatures, and a changed database through the audit log's check, once with the hashes that anchors hold: the log itself,
-and then every column of every table.
+signatures, and a changed database through the audit log's check, once with the hashes that anchors hold: the log
+itself, and then every column of every table.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import rows
+import sqlalchemy as sa
 
 from rayplat.registry.record import audit
 from rayplat.registry.record.database import Record
@@ -96,17 +97,14 @@ def unnoticed(work: Path) -> list[str]:
 def unnamed(work: Path) -> list[str]:
     """Every edited column and deleted row of a table that the check does not name with its row: none must be left."""
     work.mkdir(parents=True)
-    left = []
-
-    def do(record: Record) -> None:
-        fill(record)
-        with record.engine.connect() as connection:
-            for edit in edits():
-                where = f"{edit.table.name} {edit.key(connection)}: "
-                if not any(reason.startswith((where, "audit entry")) for reason in noticed(connection, edit)):
-                    left.append(edit.name)
-
-    _opened(work / "tables.db", do)
+    _opened(work / "tables.db", fill)
+    engine, left = sa.create_engine(f"sqlite:///{work / 'tables.db'}"), []
+    with engine.connect() as connection:
+        for edit in edits():
+            where = f"{edit.table.name} {edit.key(connection)}: "
+            if not any(reason.startswith((where, "audit entry")) for reason in noticed(connection, edit)):
+                left.append(edit.name)
+    engine.dispose()
     return left
 
 

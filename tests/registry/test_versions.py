@@ -152,7 +152,7 @@ def test_a_retired_version_takes_no_alias_until_it_is_restored(either: Desk) -> 
         either.move(2)
     assert either.write(versions.restore, MODEL, 2, "labels were right", by=ANN).state is VersionState.ACTIVE
     assert either.move(2).version == 2
-    actions = [(e.action, e.detail["reason"]) for e in either.read(audit.listed, 2)]
+    actions = [(e.action, e.detail["reason"]) for e in either.read(audit.listed, 2, f"{MODEL}/2")]
     assert actions == [("model.restore", "labels were right"), ("model.retire", "wrong labels")]
 
 
