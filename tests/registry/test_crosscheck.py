@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from rayplat.artifacts.manifest import canonical
 from rayplat.errors import Corrupt
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import audit, crosscheck, journal, policies, promotions, schema
@@ -192,3 +193,10 @@ def test_a_promotion_that_cannot_be_read_holds_up_no_other(
     desk.write(promotions.tick)
     assert desk.approve(other).state.value == "live"
     record.close()
+
+
+def test_an_entry_with_digests_is_canonical_json(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        texts = list(connection.execute(sa.select(schema.audit.c.detail)).scalars())
+    assert [canonical(json.loads(text)).decode() for text in texts] == texts
+    assert all(journal.ROWS in json.loads(text) for text in texts)
