@@ -21,7 +21,7 @@ from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import RayplatError, Unavailable
 from rayplat.registry.calls import Registry
 from rayplat.registry.record import aliases, versions, waivers
-from rayplat.types import ModelSpec, ModelVersion, Promotion, VerificationEvidence
+from rayplat.types import ModelSpec, ModelVersion, Promotion, VerificationEvidence, VersionState
 
 if TYPE_CHECKING:
     from rayplat.settings import Settings
@@ -83,9 +83,9 @@ def verify_promotion(
         reason = f"the record says {version.digest} for {version.model}/{version.version}"
         return _Found(problems=[reason]).evidence(promotion.digest)
     waiver = registry.read(waivers.find, waivers.FORMAT, version.digest, but_by=(version.author, version.run_author))
-    head = registry.read(aliases.find, promotion.model, promotion.alias)
+    before = _before(registry, promotion)
     try:
-        served = None if head is None or head.digest == version.digest else schema_of(store, head.digest)
+        served = None if before in (None, version.digest) else schema_of(store, str(before))
         trusted = keys.trusted(settings.keys_folder)
     except Unavailable:
         raise
@@ -93,6 +93,14 @@ def verify_promotion(
         return _Found(problems=[f"what it is compared and checked with cannot be read: {e}"]).evidence(version.digest)
     waived = (version.digest,) if waiver is not None else ()
     return verify(store, version, keys=trusted, waivers=waived, champion_spec=served)
+
+
+def _before(registry: Registry, promotion: Promotion) -> str | None:
+    """The digest of what the alias serves, or served before it was removed, unless that version was deleted since."""
+    head = registry.read(aliases.last_live, promotion.model, promotion.alias)
+    if head is None or registry.read(versions.get, head.model, head.version).state is VersionState.DELETED:
+        return None
+    return head.digest
 
 
 def schema_of(store: ArtifactStore, digest: str) -> Schema | None:

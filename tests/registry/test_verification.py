@@ -19,11 +19,11 @@ from rayplat.errors import Unavailable
 from rayplat.registry import verification
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import versions, waivers
+from rayplat.registry.record import aliases, versions, waivers
 from rayplat.settings import Settings
 from rayplat.types import FeatureSpec, ModelSpec, ModelVersion, VerificationEvidence
 from tests.artifacts.formats import samples
-from tests.registry.desk import ANN, BOB, HOLDOUT, MODEL, Desk
+from tests.registry.desk import ANN, BOB, HOLDOUT, MODEL, ROOT, Desk
 
 INPUTS = tuple(Field(name, "number") for name in samples.COLUMNS)
 SERVED = Schema(INPUTS, (Field("prediction", "number"),))
@@ -151,6 +151,9 @@ def test_a_store_that_does_not_answer_is_no_verdict(world: World, monkeypatch: p
 def test_a_promotion_is_judged_by_what_the_record_holds_now(world: World, desk: Desk, settings: Settings) -> None:
     payload = samples.put(world.work / "m", "model.pkl", samples.call("os", "abort", ""))
     digest = world.store.put_tree(payload, "model").digest
+    reason = "looked at by two people, see the ticket"
+    as_approver = replace(ANN, role=BOB.role)  # who is its author only later
+    desk.record.write(lambda tx: waivers.waive(tx, "format", digest, reason, by=as_approver))
     wanted = Candidate(MODEL, digest, "run", HOLDOUT, (), {"auc": 0.7})
     version = desk.record.write(lambda tx: versions.register(tx, wanted, by=ANN))
     key = keys.platform_key(settings.keys_folder)
@@ -163,11 +166,16 @@ def test_a_promotion_is_judged_by_what_the_record_holds_now(world: World, desk: 
         return verification.verify_promotion(registry, world.store, settings, asked)
 
     assert (judged().intact, judged().signed, judged().runs_code, judged().waived) == (True, True, True, False)
-    reason = "looked at by two people, see the ticket"
     given = desk.record.write(lambda tx: waivers.waive(tx, "format", digest, reason, by=BOB))
     assert judged().waived
     desk.record.write(lambda tx: waivers.revoke(tx, given.waiver_id, reason, by=BOB))
     assert not judged().waived
+    desk.go_live(1)
+    assert "sha256:" in judged().problems[0]  # what is live has no bytes to compare with
+    desk.write(aliases.remove, MODEL, "champion", reason=reason, by=ROOT)
+    assert not judged().intact
+    desk.write(versions.delete, MODEL, 1, reason, by=BOB)
+    assert judged().intact
     asked.digest = "sha256:" + "3" * 64
     assert "the record says" in judged().problems[0]
     assert not judged().intact
