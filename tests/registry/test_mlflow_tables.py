@@ -6,7 +6,7 @@ from rayplat.registry.record import mlflow_rows
 
 
 def test_what_is_declared_of_mlflows_tables_is_what_mlflow_has() -> None:
-    import mlflow.store.model_registry.dbmodels.models
+    import mlflow.store.model_registry.dbmodels.models  # noqa: F401 - fills the metadata
     from mlflow.store.db.base_sql_model import Base
     from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
