@@ -146,7 +146,8 @@ def train(platform: Platform, recipe: Recipe) -> str:
     store = context.artifacts
     bundle = store.put_tree(result.folder, "model")
     baseline = store.put_bytes(_baseline(context, plan, result.folder), "profile")
-    for made in (bundle, baseline):
+    plots = store.put_tree(plan.folder / "plots", "plot")
+    for made in (bundle, baseline, plots):
         context.registry.write(artifacts.add, made, result.run_id, by=context.principal)
     Run(context.tracking, result.run_id).set_tags(
         {

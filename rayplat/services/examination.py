@@ -8,7 +8,7 @@ from __future__ import annotations
 from rayplat.registry import documents, verification
 from rayplat.registry.gates import custom
 from rayplat.registry.promotion import OPEN
-from rayplat.registry.record import promotions
+from rayplat.registry.record import artifacts, promotions, versions
 from rayplat.registry.record.promotion_rows import PLATFORM
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, PrincipalKind, Promotion, Role
@@ -25,12 +25,21 @@ def examine(context: Context, asked: Promotion, again: bool = False) -> Promotio
         return asked
     if again or asked.verification is None:
         asked = _verified(context, asked)
+    if asked.evidence is not None:
+        _keep_report(context, asked)
     return _with_custom_gates(context, asked)
 
 
 def _verified(context: Context, asked: Promotion) -> Promotion:
     found = verification.verify_promotion(context.registry, context.artifacts, context.settings, asked)
     return context.registry.write(promotions.record_verification, asked.promotion_id, found, by=_PLATFORM)
+
+
+def _keep_report(context: Context, asked: Promotion) -> None:
+    """The evidence as an artifact of the run that made the version: its address is the digest that approvals bind."""
+    report = context.artifacts.put_bytes(documents.text(asked.evidence).encode(), "report")
+    run_id = context.registry.read(versions.get, asked.model, asked.version).run_id
+    context.registry.write(artifacts.add, report, run_id, by=_PLATFORM)
 
 
 def _with_custom_gates(context: Context, asked: Promotion) -> Promotion:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from rayplat.artifacts import formats, keys, signing
+from rayplat.artifacts import datasets, formats, keys, signing
 from rayplat.artifacts.provenance import Facts
 from rayplat.errors import Corrupt, NotFound
 from rayplat.registry import adopt as importing
@@ -80,10 +80,20 @@ def register(context: Context, wanted: Candidate) -> ModelVersion:
     """The signed version of a candidate."""
     by, registry = context.principal, context.registry
     lineage.note_data(context, wanted.training_set)
+    made = _made(context, wanted)
     version = registry.write(versions.register, wanted, by=by)
-    size = context.artifacts.manifest(version.digest).size_bytes
-    registry.write(artifacts.add, ArtifactRef(version.digest, "model", size), version.run_id, by=by)
+    for one in made:
+        registry.write(artifacts.add, one, version.run_id, by=by)
     return version if version.statement is not None else sign(context, version)
+
+
+def _made(context: Context, wanted: Candidate) -> list[ArtifactRef]:
+    """The model, the profile and a document of each table version it was trained on, as artifacts of its run."""
+    store = context.artifacts
+    found = [ArtifactRef(wanted.digest, "model", store.manifest(wanted.digest).size_bytes)]
+    if wanted.baseline is not None:
+        found.append(ArtifactRef(wanted.baseline, "profile", len(store.get_bytes(wanted.baseline))))
+    return found + [store.put_bytes(datasets.dataset(pin), datasets.KIND) for pin in wanted.pins]
 
 
 def sign(context: Context, version: ModelVersion) -> ModelVersion:

@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rayplat.artifacts import datasets
 from rayplat.artifacts.places.place import object_name
 from rayplat.errors import Conflict, Corrupt, InvalidInput, NotFound, NotTrusted
+from rayplat.registry import documents
+from rayplat.registry.record import artifacts as record_artifacts
 from rayplat.registry.record import versions
 from rayplat.services.artifacts import Artifacts
 from rayplat.services.audit import Audit
 from rayplat.services.models import Models
 from rayplat.services.promotions import Promotions
 from rayplat.services.verbs import Context
-from rayplat.types import PromotionState
+from rayplat.types import Evidence, PromotionState, TableVersion
 from tests.api.conftest import Served
 from tests.api.fakes import AUTHOR, TRAINING_SET
 
@@ -122,3 +125,19 @@ def test_what_garbage_collection_deletes_is_in_the_audit_log(served: Served, tmp
     entry = Audit(context).list(limit=1)[0]
     assert (entry.action, entry.actor) == ("artifact.gc", "admin-person")
     assert loose.digest in entry.detail["deleted"]
+
+
+def test_what_a_version_was_made_of_is_on_record_with_its_run(context: Context, tmp_path: Path) -> None:
+    digest = put(context, tmp_path)
+    baseline = context.artifacts.put_bytes(b"a profile", "profile").digest
+    pin = TableVersion("flights", "tables/flights", "id-1", 3, "sha256:" + "1" * 64, "sha256:" + "2" * 64, 336_776)
+    version = Models(context).register("recorded", digest, "run-recorded", TRAINING_SET, (pin,), None, baseline)
+    evidence = Evidence(TRAINING_SET, 50_000, {"auc": 0.7})
+    Promotions(context).request("recorded", version.version, "champion", evidence)
+    made = {one.kind: one for one in Artifacts(context).list(run_id="run-recorded")}
+    assert set(made) == {"model", "profile", "dataset", "statement", "report"}
+    assert (made["model"].digest, made["profile"].digest) == (digest, baseline)
+    assert made["report"].digest == documents.digest(evidence)
+    assert datasets.read(context.artifacts.get_bytes(made["dataset"].digest)) == pin
+    roots = context.registry.read(record_artifacts.roots)
+    assert {one.digest for one in made.values()} <= roots["run"]

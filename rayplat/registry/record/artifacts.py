@@ -96,8 +96,8 @@ def get(connection: Connection, digest: str) -> ArtifactInfo:
 def roots(connection: Connection) -> dict[str, set[str]]:
     """Digests that must stay, by why: what garbage collection asks (`rayplat.artifacts.gc`).
 
-    A version needs its tree, its baseline profile and its signed statement. Evidence names its data by table versions
-    and training sets, which pins of the tables keep.
+    A version needs its tree, its baseline profile, its signed statement, and what else its run has put on record: the
+    documents of its data, reports and plots.
     """
     needed: dict[tuple[str, int], set[str]] = {}
     versions: set[str] = set()
@@ -112,7 +112,9 @@ def roots(connection: Connection) -> dict[str, set[str]]:
 
     pinned = connection.execute(sa.select(pin.c.target).where(pin.c.kind == "artifact"))
     open_ones = sa.select(promotion).where(promotion.c.state.not_in([state.value for state in _ENDED]))
+    runs = sa.select(model_version.c.run_id).where(model_version.c.state != VersionState.DELETED.value)
     return {
+        "run": set(connection.scalars(sa.select(table.c.digest).where(table.c.run_id.in_(runs)))),
         "alias": of(connection.execute(sa.select(alias_head))),
         "rollback": of(_live_last(connection)),
         "pin": {row.target for row in pinned},
