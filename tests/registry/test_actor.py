@@ -150,7 +150,7 @@ def test_operations_come_by_name_and_once_for_each_key(database_url: str) -> Non
 
 def test_replicas_that_fall_silent_are_forgotten(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(registry: Registry) -> None:
-        now = time.monotonic()
+        now = 1000.0  # such that adding and taking away a life is exact
         monkeypatch.setattr(actor.time, "monotonic", lambda: now)
         await registry.ack(MODEL, ALIAS, 1, "a")
         monkeypatch.setattr(actor.time, "monotonic", lambda: now + actor._ACK_LIFE_S)
