@@ -146,7 +146,7 @@ def train(platform: Platform, recipe: Recipe) -> str:
     store = context.artifacts
     bundle = store.put_tree(result.folder, "model")
     baseline = store.put_bytes(_baseline(context, plan, result.folder), "profile")
-    plots = store.put_tree(plan.folder / "plots", "plot")
+    plots = store.put_tree(result.plots, "plot")
     for made in (bundle, baseline, plots):
         context.registry.write(artifacts.add, made, result.run_id, by=context.principal)
     Run(context.tracking, result.run_id).set_tags(

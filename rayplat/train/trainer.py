@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,16 @@ READ_CPUS = 0.2
 
 @dataclass(frozen=True)
 class TrainResult:
-    """``folder`` holds the bundle; ``metrics`` are those of the holdout; ``seconds`` by phase."""
+    """``folder`` holds the bundle, ``plots`` the pictures of the holdout; ``metrics`` are those of the holdout;
+    ``seconds`` by phase."""
 
     run_id: str
     folder: Path
     metrics: dict[str, float]
     spec: ModelSpec
     params: NetParams
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    plots: Path
 
 
 def train(plan: TrainPlan, tables: Tables, tracking: Tracking) -> TrainResult:
@@ -84,7 +86,8 @@ def train(plan: TrainPlan, tables: Tables, tracking: Tracking) -> TrainResult:
         if evaluation.leakage_suspected(metrics["auc"]):
             log.warning("AUC above the plausible bound", extra={"run_id": run.run_id, "auc": metrics["auc"]})
             run.set_tags({"rayplat.leakage_suspected": "true"})
-    return TrainResult(run.run_id, plan.folder / "bundle", metrics, model.spec, tuned.params, clock.seconds)
+    folder = plan.folder / "bundle"
+    return TrainResult(run.run_id, folder, metrics, model.spec, tuned.params, clock.seconds, plan.folder / "plots")
 
 
 def _prepare(plan: TrainPlan, tables: Tables) -> Prepared:
