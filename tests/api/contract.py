@@ -206,8 +206,8 @@ class ClientContract:
         with pytest.raises(InvalidInput, match="keep_hours"):
             platform.artifacts.gc(keep_hours=-1.0)
 
-    def test_waivers(self, platform: Any, model: str) -> None:
-        digest = platform.models.versions(model)[0].digest
+    def test_waivers(self, platform: Any) -> None:
+        digest = "sha256:" + "e" * 64  # of nobody's model: who made one may not waive it
         made = platform.waivers.create(digest, "reviewed line by line by two people")
         assert made in platform.waivers.list()
         assert platform.waivers.revoke(made.waiver_id, "no longer needed by anybody").revoked_at is not None
