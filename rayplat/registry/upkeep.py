@@ -16,7 +16,7 @@ from rayplat.artifacts import keys
 from rayplat.artifacts.places.place import place_at
 from rayplat.registry.anchors import Anchorer, AnchorLog, AnchorTerms
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import audit, crosscheck, drift, promotion_rows, promotions
+from rayplat.registry.record import audit, crosscheck, drift, promotion_rows, promotion_steps
 from rayplat.settings import Settings
 from rayplat.types import Principal, PrincipalKind, Role
 
@@ -120,7 +120,7 @@ def anchoring(registry: LocalRegistry, settings: Settings) -> Chore:
 
 def _promotions(registry: LocalRegistry) -> None:
     if registry.record.read(promotion_rows.opened):  # else there is nothing that time could change
-        for changed in registry.apply(promotions.tick):
+        for changed in registry.apply(promotion_steps.tick):
             log.info("promotion %s is %s", changed.promotion_id, changed.state)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rayplat.errors import InvalidInput
-from rayplat.registry.record import aliases, experiments, promotions, versions
+from rayplat.registry.record import aliases, decisions, experiments, promotions, versions
 from rayplat.services import examination, restoring
 from rayplat.services.verbs import Noun, route
 from rayplat.types import (
@@ -87,14 +87,12 @@ class Promotions(Noun):
 
         ``subject_digest`` names what was seen: another subject by now is refused. The requester and the authors of
         the version and of its run may not approve."""
-        return self._context.registry.write(
-            promotions.approve, promotion_id, subject_digest, by=self._context.principal
-        )
+        return self._context.registry.write(decisions.approve, promotion_id, subject_digest, by=self._context.principal)
 
     @route("POST", "/promotions/{promotion_id}/reject", Role.APPROVER)
     def reject(self, promotion_id: str, reason: str) -> Promotion:
         """Close a promotion without moving the alias."""
-        return self._context.registry.write(promotions.reject, promotion_id, reason, by=self._context.principal)
+        return self._context.registry.write(decisions.reject, promotion_id, reason, by=self._context.principal)
 
     @route("POST", "/promotions/{promotion_id}/cancel", Role.DEVELOPER)
     def cancel(self, promotion_id: str, reason: str = "") -> Promotion:
@@ -104,19 +102,19 @@ class Promotions(Noun):
     @route("POST", "/promotions/{promotion_id}/waive", Role.APPROVER)
     def waive(self, promotion_id: str, gate: str, reason: str) -> Promotion:
         """Let one gate that is not decided yet be, should it fail; its verdict will say so."""
-        return self._context.registry.write(promotions.waive, promotion_id, gate, reason, by=self._context.principal)
+        return self._context.registry.write(decisions.waive, promotion_id, gate, reason, by=self._context.principal)
 
     @route("POST", "/promotions/break-glass", Role.ADMIN)
     def break_glass(self, model: str, version: int, alias: str, reason: str) -> Promotion:
         """Point an alias at a version past gates and approvals, in an emergency; another person has to review it."""
         return self._context.registry.write(
-            promotions.break_glass, model, version, alias, reason, by=self._context.principal
+            decisions.break_glass, model, version, alias, reason, by=self._context.principal
         )
 
     @route("POST", "/promotions/{promotion_id}/review", Role.APPROVER)
     def review(self, promotion_id: str, reason: str) -> Promotion:
         """Say what came of looking at a broken glass; not by the one who broke it."""
-        return self._context.registry.write(promotions.review, promotion_id, reason, by=self._context.principal)
+        return self._context.registry.write(decisions.review, promotion_id, reason, by=self._context.principal)
 
     @route("GET", "/promotion-reviews", Role.VIEWER)
     def reviews(self) -> tuple[Promotion, ...]:
@@ -133,7 +131,7 @@ class Promotions(Noun):
         heads = self._context.registry.read(aliases.history, model, alias)
         restoring.check_target(self._context.artifacts, heads, version, generation)
         return self._context.registry.write(
-            promotions.rollback,
+            decisions.rollback,
             model,
             alias,
             reason,

@@ -17,7 +17,7 @@ def check_target(store: ArtifactStore, heads: Sequence[AliasHead], version: int 
     """Nothing, or `Corrupt` naming the version that is damaged and those that were live before it.
 
     ``heads`` are the alias's history, newest first. A store that does not answer is no reason to refuse: a rollback is
-    for emergencies, and the version was intact when it went live. Raises what `promotions.rollback` does where there is
+    for emergencies, and the version was intact when it went live. Raises what `decisions.rollback` does where there is
     nothing to go back to."""
     if version is None and generation is None:
         target = promotion.rollback_target(reversed(heads))

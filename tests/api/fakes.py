@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from rayplat.errors import NotFound
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import promotions, versions
+from rayplat.registry.record import decisions, versions
 from rayplat.registry.record.database import Defaults, Record
 from rayplat.services.models import Models
 from rayplat.services.verbs import Context
@@ -51,7 +51,7 @@ def seed(context: Context, registry: LocalRegistry, folder: Path) -> None:
 
 def point(registry: LocalRegistry, version: int) -> None:
     """Let ``champion`` of ``m`` be a version without evidence, in the one way that the audit log knows."""
-    registry.write(promotions.break_glass, "m", version, "champion", "there is no other version yet", by=ADMIN)
+    registry.write(decisions.break_glass, "m", version, "champion", "there is no other version yet", by=ADMIN)
 
 
 class FakeTracking:

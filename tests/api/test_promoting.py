@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Conflict, Corrupt, Forbidden, Unavailable
-from rayplat.registry.record import promotions
+from rayplat.registry.record import decisions
 from rayplat.services.audit import Audit
 from rayplat.services.models import Models
 from rayplat.services.promotions import Promotions
@@ -81,7 +81,7 @@ def by(context: Context, who: Principal) -> Promotions:
 
 def live(context: Context, *versions: ModelVersion) -> None:
     for one in versions:
-        context.registry.write(promotions.break_glass, one.model, one.version, "champion", "none yet", by=ADMIN)
+        context.registry.write(decisions.break_glass, one.model, one.version, "champion", "none yet", by=ADMIN)
 
 
 @pytest.mark.parametrize(

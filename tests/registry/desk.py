@@ -110,17 +110,17 @@ class Desk:
         return self.write(promotions.record_verification, asked.promotion_id, found, by=THE_PLATFORM)
 
     def approve(self, promotion: Promotion, by: Principal = BOB, key: str | None = None) -> Promotion:
-        from rayplat.registry.record import promotions
+        from rayplat.registry.record import decisions
 
-        return self.write(promotions.approve, promotion.promotion_id, by=by, key=key)
+        return self.write(decisions.approve, promotion.promotion_id, by=by, key=key)
 
     def go_live(self, *versions: int, alias: str = ALIAS) -> list[Promotion]:
         return [self.approve(self.request(v, alias)) for v in versions]
 
     def roll_back(self, key: str | None = None) -> AliasHead:
-        from rayplat.registry.record import promotions
+        from rayplat.registry.record import decisions
 
-        return self.write(promotions.rollback, MODEL, ALIAS, "late answers", by=BOB, key=key)
+        return self.write(decisions.rollback, MODEL, ALIAS, "late answers", by=BOB, key=key)
 
     def state(self, promotion: Promotion) -> PromotionState:
         from rayplat.registry.record import promotions

@@ -16,11 +16,11 @@ from rayplat.registry.record import (
     artifacts,
     audit,
     crosscheck,
+    decisions,
     experiments,
     owners,
     pins,
     policies,
-    promotions,
     schema,
     tokens,
     versions,
@@ -97,7 +97,7 @@ def fill(record: Record) -> None:
 
 def _promote(desk: Desk) -> None:
     desk.go_live(1, 2)
-    desk.write(promotions.rollback, MODEL, "champion", "it was worse", by=BOB)
+    desk.write(decisions.rollback, MODEL, "champion", "it was worse", by=BOB)
     desk.go_live(3)
     for free in ("scratch", "lab"):
         desk.write(policies.set, AliasPolicy(MODEL, free, False, ()), by=ROOT)
@@ -109,7 +109,7 @@ def _promote(desk: Desk) -> None:
     desk.write(versions.sign, MODEL, 1, "sha256:" + "e" * 64, by=ANN)
     asked = desk.request(1)
     desk.write(experiments.start, asked.promotion_id, DESIGN, by=ANN)
-    desk.write(promotions.reject, asked.promotion_id, "not again", by=BOB)
+    desk.write(decisions.reject, asked.promotion_id, "not again", by=BOB)
 
 
 def _decide(desk: Desk) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from rayplat.artifacts.manifest import canonical
 from rayplat.errors import Corrupt
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import audit, crosscheck, journal, policies, promotions, schema
+from rayplat.registry.record import audit, crosscheck, journal, policies, promotion_steps, promotions, schema
 from rayplat.registry.record.database import Record
 from rayplat.registry.upkeep import AuditWatch
 from rayplat.types import AliasPolicy, AuditProblem, Tampering
@@ -190,7 +190,7 @@ def test_a_promotion_that_cannot_be_read_holds_up_no_other(
     with pytest.raises(Corrupt, match=broken.promotion_id):
         desk.read(promotions.get, broken.promotion_id)
     desk.write(policies.set, AliasPolicy(MODEL, "lab", False, ()), by=ROOT)
-    desk.write(promotions.tick)
+    desk.write(promotion_steps.tick)
     assert desk.approve(other).state.value == "live"
     record.close()
 

@@ -20,7 +20,7 @@ from rayplat.errors import InvalidInput, Unavailable
 from rayplat.registry.lineage_server import Sender
 from rayplat.registry.local import LocalRegistry
 from rayplat.registry.openlineage import FACET_SCHEMA, Events, to_json
-from rayplat.registry.record import aliases, happenings, lineage, policies, promotions, versions
+from rayplat.registry.record import aliases, decisions, happenings, lineage, policies, promotions, versions
 from rayplat.settings import LineageSettings
 from rayplat.types import AliasPolicy, Edge, Evidence, Node, NodeKind, RunInfo, parse_node
 from rayplat.types.lineage import table_node, training_set_node
@@ -225,7 +225,7 @@ def test_a_promotion_that_its_gates_stopped_failed_and_says_why(either: Desk) ->
     bad = Evidence(HOLDOUT, 50_000, {"auc": float("nan")})
     asked = either.verify(either.write(promotions.request, MODEL, 1, ALIAS, bad, by=ANN))
     if asked.state.value != "rejected":
-        either.write(promotions.reject, asked.promotion_id, "a gate failed", by=BOB)
+        either.write(decisions.reject, asked.promotion_id, "a gate failed", by=BOB)
     events = [e for e in told(either) if e["job"]["name"].startswith("promote/")]
     assert (events[0]["eventType"], events[-1]["eventType"]) == ("START", "FAIL")
     assert events[-1]["run"]["facets"]["errorMessage"]["message"]

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rayplat.errors import RayplatError
 from rayplat.registry import promotion
 from rayplat.registry.gates import labelled
-from rayplat.registry.record import aliases, policies, promotions
+from rayplat.registry.record import aliases, decisions, policies, promotion_steps, promotions
 from rayplat.registry.record.database import Record
 from rayplat.types import (
     AliasPolicy,
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
                 self.attempt(promotions.record_verification, found.promotion_id, verified, by=PLATFORM)
             elif found.state is PromotionState.AWAITING_APPROVAL:
                 by = (BOB, CARL)[n % 2]
-                self.attempt(promotions.approve, found.promotion_id, found.subject_digest, by=by)
+                self.attempt(decisions.approve, found.promotion_id, found.subject_digest, by=by)
             else:
                 self.attempt(promotions.submit_evidence, found.promotion_id, self.seen(True, True), by=ANN)
 
@@ -120,14 +120,14 @@ class Machine(RuleBasedStateMachine):
         if (found := self.some(data)) is not None:
             self.subjects.append(found.subject_digest)
             subject = data.draw(st.sampled_from(self.subjects)) if old else found.subject_digest
-            self.attempt(promotions.approve, found.promotion_id, subject, by=by)
+            self.attempt(decisions.approve, found.promotion_id, subject, by=by)
 
     @rule(data=st.data(), by=PEOPLE, gate=st.sampled_from(GATES))
     def waive(self, data: st.DataObject, by: Principal, gate: GateSpec) -> None:
         if (found := self.some(data)) is not None:
-            self.attempt(promotions.waive, found.promotion_id, gate.gate, "known", by=by)
+            self.attempt(decisions.waive, found.promotion_id, gate.gate, "known", by=by)
 
-    @rule(data=st.data(), by=PEOPLE, operation=st.sampled_from([promotions.reject, promotions.cancel]))
+    @rule(data=st.data(), by=PEOPLE, operation=st.sampled_from([decisions.reject, promotions.cancel]))
     def close(self, data: st.DataObject, by: Principal, operation: Any) -> None:
         if (found := self.some(data)) is not None and data.draw(st.integers(0, 3)) == 0:
             self.attempt(operation, found.promotion_id, "no", by=by)
@@ -135,11 +135,11 @@ class Machine(RuleBasedStateMachine):
     @rule(minutes=st.sampled_from([1, 11, 11, 11, 11, 200]))
     def wait(self, minutes: int) -> None:
         self.clock.now += timedelta(minutes=minutes)
-        self.attempt(promotions.tick)
+        self.attempt(promotion_steps.tick)
 
     @rule(by=PEOPLE)
     def roll_back(self, by: Principal) -> None:
-        if (head := self.attempt(promotions.rollback, MODEL, self.alias, "late", by=by)) is not None:
+        if (head := self.attempt(decisions.rollback, MODEL, self.alias, "late", by=by)) is not None:
             assert by.role.includes(Role.APPROVER)
             self.moved_by_us.add(head.generation)
 

@@ -21,7 +21,16 @@ from rayplat.errors import (
     StaleGeneration,
 )
 from rayplat.registry import documents, promotion, sequential
-from rayplat.registry.record import aliases, audit, experiments, policies, promotions, versions
+from rayplat.registry.record import (
+    aliases,
+    audit,
+    decisions,
+    experiments,
+    policies,
+    promotion_steps,
+    promotions,
+    versions,
+)
 from rayplat.registry.record.database import Defaults, Record
 from rayplat.types import (
     AliasPolicy,
@@ -108,13 +117,13 @@ def read(desk: Desk, asked: Promotion) -> Promotion:
 def test_a_promotion_with_two_approvals_and_a_cool_down(desk: Desk, clock: Clock) -> None:
     asked = awaiting(desk)
     assert asked.state is S.AWAITING_APPROVAL
-    one = desk.write(promotions.approve, asked.promotion_id, asked.subject_digest, by=BOB)
-    two = desk.write(promotions.approve, asked.promotion_id, asked.subject_digest, by=CARL)
+    one = desk.write(decisions.approve, asked.promotion_id, asked.subject_digest, by=BOB)
+    two = desk.write(decisions.approve, asked.promotion_id, asked.subject_digest, by=CARL)
     assert (one.state, two.state) == (S.AWAITING_APPROVAL, S.APPROVED)
-    assert desk.write(promotions.tick) == []
+    assert desk.write(promotion_steps.tick) == []
     assert desk.head() is None
     clock.now += timedelta(seconds=600)
-    (live,) = desk.write(promotions.tick)
+    (live,) = desk.write(promotion_steps.tick)
     head = desk.head()
     assert head is not None
     assert (live.state, head.version, head.moved_by, head.promotion_id) == (S.LIVE, 1, "carl", asked.promotion_id)
@@ -127,7 +136,7 @@ def test_a_promotion_with_two_approvals_and_a_cool_down(desk: Desk, clock: Clock
 def test_without_evidence_it_waits_and_may_be_given_it_later(desk: Desk) -> None:
     asked = desk.write(promotions.request, MODEL, 1, ALIAS, by=ANN)
     assert (asked.state, promotion.waits_for(asked)) == (S.REQUESTED, "the platform to verify the bundle")
-    refused(desk, Conflict, "is requested", promotions.approve, asked.promotion_id, by=BOB)
+    refused(desk, Conflict, "is requested", decisions.approve, asked.promotion_id, by=BOB)
     asked = desk.verify(asked)
     assert (asked.state, promotion.waits_for(asked)) == (S.VERIFIED, "evidence")
     given = desk.write(promotions.submit_evidence, asked.promotion_id, evidence(), by=ANN)
@@ -201,25 +210,23 @@ def test_who_may_not(desk: Desk) -> None:
     asked = awaiting(desk)
     open_, id_ = promotions.request, asked.promotion_id
     refused(desk, Forbidden, "role developer", open_, MODEL, 2, ALIAS, evidence(), by=EVE)
-    refused(desk, Forbidden, "role approver", promotions.approve, id_, by=ANN)
-    refused(desk, Forbidden, "own promotion", promotions.approve, id_, by=replace(ROOT, name="ann"))
-    refused(desk, Forbidden, "a person's token", promotions.approve, id_, by=ROBOT)
+    refused(desk, Forbidden, "role approver", decisions.approve, id_, by=ANN)
+    refused(desk, Forbidden, "own promotion", decisions.approve, id_, by=replace(ROOT, name="ann"))
+    refused(desk, Forbidden, "a person's token", decisions.approve, id_, by=ROBOT)
     refused(desk, Forbidden, "by the platform itself", promotions.record_verification, id_, verified(asked), by=ROOT)
     refused(desk, Forbidden, "role admin", promotions.record_verification, id_, verified(asked), by=ANN)
     refused(desk, Forbidden, "by the platform itself", promotions.record_custom_results, id_, (), DIGEST, by=DORA)
-    refused(desk, Forbidden, "role approver", promotions.reject, id_, "no", by=ANN)
+    refused(desk, Forbidden, "role approver", decisions.reject, id_, "no", by=ANN)
     refused(desk, Forbidden, "role approver", promotions.cancel, id_, by=EVE)
-    refused(desk, Forbidden, "role approver", promotions.rollback, MODEL, ALIAS, "no", by=ANN)
-    refused(desk, Forbidden, "role admin", promotions.break_glass, MODEL, 1, ALIAS, "now", by=BOB)
+    refused(desk, Forbidden, "role approver", decisions.rollback, MODEL, ALIAS, "no", by=ANN)
+    refused(desk, Forbidden, "role admin", decisions.break_glass, MODEL, 1, ALIAS, "now", by=BOB)
     refused(desk, Forbidden, "role admin", policies.set, LONG, by=BOB)
     refused(desk, Forbidden, "role admin", policies.remove, MODEL, ALIAS, by=BOB)
     refused(desk, Forbidden, "role developer", experiments.start, id_, DESIGN, by=EVE)
     by_bob = desk.write(promotions.request, MODEL, 2, ALIAS, evidence(), by=BOB)
     by_bob = desk.write(promotions.record_verification, by_bob.promotion_id, verified(by_bob), by=PLATFORM)
-    refused(desk, Forbidden, "own promotion", promotions.approve, by_bob.promotion_id, by=BOB)
-    refused(
-        desk, Forbidden, "author of version 2", promotions.approve, by_bob.promotion_id, by=replace(BOB, name="ann")
-    )
+    refused(desk, Forbidden, "own promotion", decisions.approve, by_bob.promotion_id, by=BOB)
+    refused(desk, Forbidden, "author of version 2", decisions.approve, by_bob.promotion_id, by=replace(BOB, name="ann"))
 
 
 def test_the_runs_author_judges_nothing_of_it(desk: Desk) -> None:
@@ -227,13 +234,13 @@ def test_the_runs_author_judges_nothing_of_it(desk: Desk) -> None:
     assert desk.write(versions.register, made, by=ANN).run_author == "bob"
     assert desk.read(audit.listed, 1)[0].detail["run_author"] == "bob"
     asked, ours = desk.verify(desk.write(promotions.request, MODEL, 4, ALIAS, by=ANN)), "run's author of version 4"
-    refused(desk, Forbidden, ours, promotions.waive, asked.promotion_id, "metric_floor", "a small market", by=BOB)
+    refused(desk, Forbidden, ours, decisions.waive, asked.promotion_id, "metric_floor", "a small market", by=BOB)
     desk.write(promotions.submit_evidence, asked.promotion_id, evidence(), by=ANN)
-    refused(desk, Forbidden, ours, promotions.approve, asked.promotion_id, by=BOB)
-    broken = desk.write(promotions.break_glass, MODEL, 4, "nightly", "the other answers nonsense", by=ROOT)
-    refused(desk, Forbidden, ours, promotions.review, broken.promotion_id, "fine", by=BOB)
-    refused(desk, Forbidden, "author of version 4", promotions.review, broken.promotion_id, "fine", by=CARL_AS_ANN)
-    assert desk.write(promotions.review, broken.promotion_id, "fine", by=CARL).reviewed_by == "carl"
+    refused(desk, Forbidden, ours, decisions.approve, asked.promotion_id, by=BOB)
+    broken = desk.write(decisions.break_glass, MODEL, 4, "nightly", "the other answers nonsense", by=ROOT)
+    refused(desk, Forbidden, ours, decisions.review, broken.promotion_id, "fine", by=BOB)
+    refused(desk, Forbidden, "author of version 4", decisions.review, broken.promotion_id, "fine", by=CARL_AS_ANN)
+    assert desk.write(decisions.review, broken.promotion_id, "fine", by=CARL).reviewed_by == "carl"
     assert desk.approve(asked, CARL).state is S.LIVE
 
 
@@ -244,7 +251,7 @@ def test_named_approvers_and_named_sources_of_evidence(desk: Desk) -> None:
     refused(desk, Forbidden, "takes evidence from", promotions.submit_evidence, asked.promotion_id, evidence(), by=ANN)
     desk.write(promotions.submit_evidence, asked.promotion_id, evidence(), by=ROBOT)
     desk.write(promotions.record_verification, asked.promotion_id, verified(asked), by=PLATFORM)
-    refused(desk, Forbidden, "names as approvers carl", promotions.approve, asked.promotion_id, by=BOB)
+    refused(desk, Forbidden, "names as approvers carl", decisions.approve, asked.promotion_id, by=BOB)
     assert desk.approve(asked, CARL).state is S.APPROVED
 
 
@@ -252,19 +259,19 @@ def test_a_replayed_approval_is_refused(desk: Desk, clock: Clock) -> None:
     desk.write(policies.set, LONG, by=ROOT)
     first, other = awaiting(desk, 1), awaiting(desk, 2)
     of_other = other.subject_digest
-    refused(desk, Conflict, "look at it again", promotions.approve, first.promotion_id, of_other, by=BOB)
-    desk.write(promotions.approve, first.promotion_id, first.subject_digest, by=BOB)
-    refused(desk, Conflict, "has approved promotion", promotions.approve, first.promotion_id, by=BOB)
+    refused(desk, Conflict, "look at it again", decisions.approve, first.promotion_id, of_other, by=BOB)
+    desk.write(decisions.approve, first.promotion_id, first.subject_digest, by=BOB)
+    refused(desk, Conflict, "has approved promotion", decisions.approve, first.promotion_id, by=BOB)
     changed = replace(evidence(), rows=60_000)
     stale = desk.write(promotions.submit_evidence, first.promotion_id, changed, by=ANN)
     assert (stale.state, "after it was decided" in stale.reason) == (S.STALE, True)
-    refused(desk, StaleGeneration, "is stale", promotions.approve, first.promotion_id, first.subject_digest, by=CARL)
+    refused(desk, StaleGeneration, "is stale", decisions.approve, first.promotion_id, first.subject_digest, by=CARL)
     clock.now += timedelta(days=7)
-    refused(desk, Conflict, "expired at", promotions.approve, other.promotion_id, of_other, by=CARL)
+    refused(desk, Conflict, "expired at", decisions.approve, other.promotion_id, of_other, by=CARL)
     refused(desk, Conflict, "expired at", promotions.submit_evidence, other.promotion_id, evidence(), by=ANN)
-    (expired,) = desk.write(promotions.tick)
+    (expired,) = desk.write(promotion_steps.tick)
     assert (expired.promotion_id, expired.state) == (other.promotion_id, S.EXPIRED)
-    refused(desk, Conflict, "is expired", promotions.approve, other.promotion_id, of_other, by=CARL)
+    refused(desk, Conflict, "is expired", decisions.approve, other.promotion_id, of_other, by=CARL)
 
 
 def test_the_same_key_is_the_same_call(desk: Desk) -> None:
@@ -288,20 +295,20 @@ def test_a_key_used_again_for_something_else_is_refused(desk: Desk) -> None:
     calls: list[tuple[Any, tuple[Any, ...], tuple[Any, ...], Principal]] = [
         (promotions.request, (MODEL, 2, "x"), (MODEL, 3, "x"), ANN),
         (promotions.submit_evidence, (open_a, given), (open_b, given), ANN),
-        (promotions.approve, (a,), (b,), BOB),
-        (promotions.approve, (b, two.subject_digest), (b, one.subject_digest), BOB),
-        (promotions.waive, (open_a, "shadow_agreement", "why"), (open_b, "shadow_agreement", "why"), BOB),
-        (promotions.reject, (a, "no"), (b, "no"), CARL),
+        (decisions.approve, (a,), (b,), BOB),
+        (decisions.approve, (b, two.subject_digest), (b, one.subject_digest), BOB),
+        (decisions.waive, (open_a, "shadow_agreement", "why"), (open_b, "shadow_agreement", "why"), BOB),
+        (decisions.reject, (a, "no"), (b, "no"), CARL),
         (promotions.cancel, (open_a, "no"), (open_b, "no"), ANN),
         (experiments.start, (b, DESIGN), (b, replace(DESIGN, alpha=0.01)), ANN),
-        (promotions.break_glass, (MODEL, 2, ALIAS, "now"), (MODEL, 3, ALIAS, "now"), ROOT),
-        (promotions.rollback, (MODEL, ALIAS, "late"), (MODEL, "other", "late"), BOB),
+        (decisions.break_glass, (MODEL, 2, ALIAS, "now"), (MODEL, 3, ALIAS, "now"), ROOT),
+        (decisions.rollback, (MODEL, ALIAS, "late"), (MODEL, "other", "late"), BOB),
         (policies.set, (LONG,), (replace(LONG, cooldown_s=1.0),), ROOT),
         (policies.remove, (MODEL, ALIAS), ("*", ALIAS), ROOT),
     ]
     shadow = AliasPolicy(MODEL, "other", True, (GateSpec("shadow_agreement"),))
     for n, (operation, first, second, by) in enumerate(calls):
-        if operation is promotions.waive:  # a gate that waits
+        if operation is decisions.waive:  # a gate that waits
             desk.write(policies.set, shadow, by=ROOT)
             open_a, open_b = (desk.write(promotions.request, MODEL, v, "other", by=ANN).promotion_id for v in (2, 3))
             first, second = (open_a, *first[1:]), (open_b, *second[1:])
@@ -322,7 +329,7 @@ def test_a_key_used_again_for_something_else_is_refused(desk: Desk) -> None:
 def test_a_row_that_was_changed_is_not_approved(desk: Desk) -> None:
     asked = desk.request(1)
     desk.change("update rp_promotion set version = 2")
-    refused(desk, Corrupt, asked.promotion_id, promotions.approve, asked.promotion_id, by=BOB)
+    refused(desk, Corrupt, asked.promotion_id, decisions.approve, asked.promotion_id, by=BOB)
 
 
 # --- what makes it stale ------------------------------------------------------------------------------
@@ -332,19 +339,19 @@ def test_when_the_alias_moves_first_the_others_are_stale(desk: Desk) -> None:
     slow, fast = desk.request(1), desk.request(2)
     desk.approve(fast)
     assert read(desk, slow).state is S.STALE
-    refused(desk, StaleGeneration, "is stale", promotions.approve, slow.promotion_id, by=BOB)
-    refused(desk, StaleGeneration, "is stale", promotions.reject, slow.promotion_id, "late", by=BOB)
+    refused(desk, StaleGeneration, "is stale", decisions.approve, slow.promotion_id, by=BOB)
+    refused(desk, StaleGeneration, "is stale", decisions.reject, slow.promotion_id, "late", by=BOB)
 
 
 def test_an_alias_moved_past_promotions_is_noticed_before_a_tick_and_by_it(desk: Desk) -> None:
     asked = desk.request(1)
     desk.move(2)
-    refused(desk, StaleGeneration, "is stale", promotions.approve, asked.promotion_id, by=BOB)
-    (stale,) = desk.write(promotions.tick)
+    refused(desk, StaleGeneration, "is stale", decisions.approve, asked.promotion_id, by=BOB)
+    (stale,) = desk.write(promotion_steps.tick)
     assert (stale.state, stale.reason) == (S.STALE, "the alias moved from generation 0 to 1")
     (live,) = desk.go_live(3)
     desk.move(1)
-    (superseded,) = desk.write(promotions.tick)
+    (superseded,) = desk.write(promotion_steps.tick)
     assert (superseded.promotion_id, superseded.state) == (live.promotion_id, S.SUPERSEDED)
 
 
@@ -398,7 +405,7 @@ def test_the_most_telling_policy_holds(desk: Desk) -> None:
 def test_bad_requests(desk: Desk, wanted: tuple[str, int, str], error: type[RayplatError], said: str) -> None:
     desk.go_live(1)
     refused(desk, error, said, promotions.request, *wanted, evidence(champion=1), by=ANN)
-    refused(desk, error, said, promotions.break_glass, *wanted, "now", by=ROOT)
+    refused(desk, error, said, decisions.break_glass, *wanted, "now", by=ROOT)
 
 
 def test_evidence_that_is_no_document_is_refused_and_one_that_is_wrong_fails(desk: Desk) -> None:
@@ -410,7 +417,7 @@ def test_evidence_that_is_no_document_is_refused_and_one_that_is_wrong_fails(des
     assert asked.state is S.REJECTED
     assert f"the policy asks for exactly {DIGEST}" in asked.reason
     for id_ in ("prm-absent", "", "x" * 10_000):
-        refused(desk, NotFound, "promotion", promotions.approve, id_, by=BOB)
+        refused(desk, NotFound, "promotion", decisions.approve, id_, by=BOB)
 
 
 def test_a_retired_version_is_not_promoted_and_a_promoted_one_not_retired(desk: Desk) -> None:
@@ -440,11 +447,11 @@ def test_custom_gates_answer_about_the_evidence_they_saw(desk: Desk) -> None:
 def test_a_waiver_needs_an_approver_of_it_and_stands_out(desk: Desk) -> None:
     asked = desk.verify(desk.write(promotions.request, MODEL, 1, ALIAS, by=ANN))
     gate, id_ = "metric_floor", asked.promotion_id
-    refused(desk, Forbidden, "own promotion", promotions.waive, id_, gate, "why", by=replace(ROOT, name="ann"))
-    refused(desk, Forbidden, "role approver", promotions.waive, id_, gate, "why", by=EVE)
-    refused(desk, InvalidInput, "say why", promotions.waive, id_, gate, " ", by=BOB)
-    refused(desk, InvalidInput, "none of this promotion's", promotions.waive, id_, "magic", "why", by=BOB)
-    desk.write(promotions.waive, id_, gate, "a small market, agreed with the owners", by=BOB)
+    refused(desk, Forbidden, "own promotion", decisions.waive, id_, gate, "why", by=replace(ROOT, name="ann"))
+    refused(desk, Forbidden, "role approver", decisions.waive, id_, gate, "why", by=EVE)
+    refused(desk, InvalidInput, "say why", decisions.waive, id_, gate, " ", by=BOB)
+    refused(desk, InvalidInput, "none of this promotion's", decisions.waive, id_, "magic", "why", by=BOB)
+    desk.write(decisions.waive, id_, gate, "a small market, agreed with the owners", by=BOB)
     judged = desk.write(promotions.submit_evidence, id_, evidence(0.55), by=ANN)
     assert judged.state is S.AWAITING_APPROVAL
     assert {g.gate for g in judged.gates if g.verdict is Verdict.WAIVED} == {gate}
@@ -456,38 +463,38 @@ def test_a_waiver_needs_an_approver_of_it_and_stands_out(desk: Desk) -> None:
 def test_breaking_the_glass_moves_at_once_and_waits_for_a_review(desk: Desk) -> None:
     desk.go_live(1)
     waiting = desk.request(3)
-    live = desk.write(promotions.break_glass, MODEL, 2, ALIAS, "the first answers nonsense", by=ROOT)
+    live = desk.write(decisions.break_glass, MODEL, 2, ALIAS, "the first answers nonsense", by=ROOT)
     assert (live.state, live.break_glass, live.reason) == (S.LIVE, True, "the first answers nonsense")
     assert desk.head().version == 2  # type: ignore[union-attr]
     assert read(desk, waiting).state is S.STALE
     assert desk.read(promotions.to_review) == [live]
     assert "break_glass.used" in events(desk)
-    refused(desk, Forbidden, "does not review it", promotions.review, live.promotion_id, "fine", by=ROOT)
-    refused(desk, Forbidden, "role approver", promotions.review, live.promotion_id, "fine", by=ANN)
-    refused(desk, InvalidInput, "say why", promotions.break_glass, MODEL, 3, ALIAS, "", by=ROOT)
-    refused(desk, Forbidden, "a person's token", promotions.break_glass, MODEL, 3, ALIAS, "now", by=ROBOT)
-    desk.write(promotions.review, live.promotion_id, "right, and a gate was added", by=BOB)
+    refused(desk, Forbidden, "does not review it", decisions.review, live.promotion_id, "fine", by=ROOT)
+    refused(desk, Forbidden, "role approver", decisions.review, live.promotion_id, "fine", by=ANN)
+    refused(desk, InvalidInput, "say why", decisions.break_glass, MODEL, 3, ALIAS, "", by=ROOT)
+    refused(desk, Forbidden, "a person's token", decisions.break_glass, MODEL, 3, ALIAS, "now", by=ROBOT)
+    desk.write(decisions.review, live.promotion_id, "right, and a gate was added", by=BOB)
     assert desk.read(promotions.to_review) == []
-    refused(desk, Conflict, "waits for no review", promotions.review, live.promotion_id, "again", by=CARL)
+    refused(desk, Conflict, "waits for no review", decisions.review, live.promotion_id, "again", by=CARL)
     assert read(desk, live).reviewed_by == "bob"
 
 
 def test_rejecting_and_cancelling(desk: Desk) -> None:
     asked, other = desk.request(1), desk.request(2)
-    refused(desk, InvalidInput, "say why", promotions.reject, asked.promotion_id, "  ", by=BOB)
-    closed = desk.write(promotions.reject, asked.promotion_id, "wrong season", by=BOB)
+    refused(desk, InvalidInput, "say why", decisions.reject, asked.promotion_id, "  ", by=BOB)
+    closed = desk.write(decisions.reject, asked.promotion_id, "wrong season", by=BOB)
     assert (closed.state, closed.reason) == (S.REJECTED, "wrong season")
     assert [(a.approver, a.decision) for a in read(desk, closed).approvals] == [("bob", "reject")]
     assert desk.write(promotions.cancel, other.promotion_id, by=ANN).state is S.CANCELLED
     for one in (asked, other):
-        refused(desk, Conflict, "cannot be approved", promotions.approve, one.promotion_id, by=BOB)
+        refused(desk, Conflict, "cannot be approved", decisions.approve, one.promotion_id, by=BOB)
         refused(desk, Conflict, "cannot be cancelled", promotions.cancel, one.promotion_id, by=BOB)
 
 
 def test_who_approved_may_still_reject_during_the_cool_down(desk: Desk) -> None:
     asked = awaiting(desk, policy=replace(LONG, min_approvals=1))
     assert desk.approve(asked).state is S.APPROVED
-    closed = desk.write(promotions.reject, asked.promotion_id, "seen too late", by=BOB)
+    closed = desk.write(decisions.reject, asked.promotion_id, "seen too late", by=BOB)
     assert [(a.approver, a.decision) for a in closed.approvals] == [("bob", "reject")]
     assert read(desk, asked) == closed
 
@@ -499,15 +506,15 @@ def test_rollback_to_the_previous_to_a_named_version_and_to_a_generation(desk: D
     assert (back.version, back.generation, back.moved_by) == (2, 4, "bob")
     states = [read(desk, p).state for p in (first, second, third, waiting)]
     assert states == [S.SUPERSEDED, S.LIVE, S.ROLLED_BACK, S.STALE]
-    named = desk.write(promotions.rollback, MODEL, ALIAS, "and on", version=3, by=BOB)
+    named = desk.write(decisions.rollback, MODEL, ALIAS, "and on", version=3, by=BOB)
     assert (named.version, named.generation, read(desk, third).state) == (3, 5, S.LIVE)
-    named = desk.write(promotions.rollback, MODEL, ALIAS, "no", generation=1, by=BOB)
+    named = desk.write(decisions.rollback, MODEL, ALIAS, "no", generation=1, by=BOB)
     assert (named.version, read(desk, third).state, read(desk, first).state) == (1, S.ROLLED_BACK, S.LIVE)
     assert events(desk).count("alias.rolled_back") == 3
-    refused(desk, Conflict, "already points", promotions.rollback, MODEL, ALIAS, "x", version=1, by=BOB)
-    refused(desk, NotFound, "never live", promotions.rollback, MODEL, ALIAS, "x", generation=77, by=BOB)
-    refused(desk, Conflict, "no earlier version", promotions.rollback, MODEL, ALIAS, "x", by=BOB)
-    refused(desk, InvalidInput, "say why", promotions.rollback, MODEL, ALIAS, "", by=BOB)
+    refused(desk, Conflict, "already points", decisions.rollback, MODEL, ALIAS, "x", version=1, by=BOB)
+    refused(desk, NotFound, "never live", decisions.rollback, MODEL, ALIAS, "x", generation=77, by=BOB)
+    refused(desk, Conflict, "no earlier version", decisions.rollback, MODEL, ALIAS, "x", by=BOB)
+    refused(desk, InvalidInput, "say why", decisions.rollback, MODEL, ALIAS, "", by=BOB)
 
 
 def test_a_removed_alias_comes_back_by_a_rollback(desk: Desk) -> None:
