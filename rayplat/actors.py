@@ -12,6 +12,8 @@ RESOURCE = "rayplat"  # a node that may carry platform actors declares it; a lap
 REGISTRY = "rayplat-registry"
 INFERENCE_LOG = "rayplat-inference-log"
 MONITOR = "rayplat-monitor"
+GRPC = "rayplat-grpc"
+RELEASES = "rayplat-releases"
 
 
 def start(name: str, cls: type, *args: Any, max_concurrency: int = 16) -> Any:

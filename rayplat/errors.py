@@ -21,6 +21,8 @@
     ├── Unavailable                 503   retryable: a part is down or overloaded
     │   ├── StillRunning            503   work that goes on; the same call again waits for its end
     │   └── Unschedulable           503   the cluster lacks the resources that were asked for
+    ├── Overloaded                  429   retryable: more is asked than can be answered in time
+    ├── DeadlineExceeded            504   retryable: no answer within the time that was left
     └── PartFailed                  500   a part of the platform did not start
 
 An error's ``args`` are its constructor arguments and its text is built in ``__str__``: that way it
@@ -233,6 +235,34 @@ class StillRunning(Unavailable):
 
 class Unschedulable(Unavailable):
     """``Unschedulable(what, reason)``: ``reason`` gives demand, free resources and their holders."""
+
+
+class Overloaded(RayplatError):
+    """``Overloaded(what, reason, retry_after_s)``: refused at once rather than kept waiting; try again later."""
+
+    http_status = 429
+    retryable = True
+
+    def __init__(self, what: str, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(what, reason, retry_after_s)
+        self.what, self.reason, self.retry_after_s = what, reason, retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.what} is overloaded: {self.reason}"
+
+
+class DeadlineExceeded(RayplatError):
+    """``DeadlineExceeded(what, timeout_s)``: the answer was not there in the time that the request had."""
+
+    http_status = 504
+    retryable = True
+
+    def __init__(self, what: str, timeout_s: float) -> None:
+        super().__init__(what, timeout_s)
+        self.what, self.timeout_s = what, timeout_s
+
+    def __str__(self) -> str:
+        return f"{self.what} did not answer within {self.timeout_s:g} s"
 
 
 class PartFailed(RayplatError):

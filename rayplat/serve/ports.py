@@ -5,7 +5,7 @@ The real ones are in `registry_link`, `loader` and `tap`; tests hand in written 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rayplat.types import AliasHead, ModelSpec, ModelVersion, Principal
+from rayplat.types import AliasHead, ModelSpec, ModelVersion, Principal, Release, Signature
 
 
 class RegistryPort(Protocol):
@@ -25,18 +25,49 @@ class RegistryPort(Protocol):
 
     async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None: ...
 
+    async def listen_release(self, model: str, generation: int, timeout_s: float) -> Release | None:
+        """The model's release as soon as its generation is above ``generation``; None after ``timeout_s``."""
+        ...
+
     async def ack(self, model: str, alias: str, generation: int, replica: str) -> None: ...
 
     async def authenticate(self, token_hash: str) -> Principal | None: ...
 
 
 class Predictor(Protocol):
-    """A loaded model: columns of n values in, FP32 [n] for each output out."""
+    """A loaded model: columns of n values (or arrays of n rows) in, an array of n rows for each output out."""
 
-    @property
-    def spec(self) -> ModelSpec: ...
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]: ...
 
-    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[np.float32]]: ...
+
+class ParamPredictor(Protocol):
+    """A model whose predictions have parameters."""
+
+    def predict_with(self, columns: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]: ...
+
+
+class Streamer(Protocol):
+    """A model that gives its answer in pieces."""
+
+    def stream(self, columns: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]: ...
+
+
+class Explainer(Protocol):
+    """Why the model said what it did: for each row and input its part in the answer, adding up with ``base``."""
+
+    def explain(self, columns: Mapping[str, Any], output: str, max_evaluations: int) -> Explanation: ...
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``values``: FP64 [n] per input, in units of the output ``output``; ``base``: FP64 [n], what is left. ``method``
+    names how it was computed (``tree_shap``, ``permutation``), ``evaluations`` how many rows the model computed."""
+
+    output: str
+    method: str
+    values: Mapping[str, npt.NDArray[np.float64]]
+    base: npt.NDArray[np.float64]
+    evaluations: int
 
 
 class Rows(Protocol):
@@ -60,27 +91,40 @@ class Features(Protocol):
         """Name and type of the columns that a request carries for features computed on request."""
         ...
 
-    def read(self, keys: Sequence[str], at: datetime, request: Mapping[str, Sequence[Any]]) -> Rows: ...
+    def read(self, keys: Sequence[Any], at: datetime, request: Mapping[str, Sequence[Any]]) -> Rows: ...
 
 
 @dataclass(frozen=True)
 class LoadedVersion:
     """One exact version, ready to answer: verified, loaded, warmed, and bound to its features (None for a model that
-    names no feature views: its requests carry every value)."""
+    names no feature views: its requests carry every value).
+
+    ``signature`` is what requests are checked against. ``spec`` is there for models of our own training. ``platform``
+    names the format as the protocol does (``onnx_onnxv1``). ``batchable``: rows do not depend on each other, so
+    requests may be computed together. ``example``: a few rows to warm up with. ``parts`` are the versions a composed
+    model consists of: (model, version, digest).
+    """
 
     model: str
     version: int
     digest: str
     predictor: Predictor
-    features: Features | None
+    signature: Signature
+    features: Features | None = None
+    spec: ModelSpec | None = None
+    platform: str = ""
+    batchable: bool = True
+    params: ParamPredictor | None = None
+    streamer: Streamer | None = None
+    explainer: Explainer | None = None
+    example: Mapping[str, Any] | None = None
+    parts: tuple[tuple[str, int, str], ...] = ()
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self.predictor.spec
-
-    @property
-    def request_columns(self) -> Mapping[str, str]:
-        return self.features.request_columns if self.features is not None else {}
+    def predict(self, columns: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
+        """The model's answer; ``params`` only where it takes any."""
+        if params and self.params is not None:
+            return self.params.predict_with(columns, params)
+        return self.predictor.predict(columns)
 
 
 class Loader(Protocol):

@@ -25,6 +25,7 @@ from rayplat.types.data import (
     TrainingSet,
     VacuumReport,
 )
+from rayplat.types.endpoints import Autoscale, Batching, EndpointSpec, Explaining, Limits, Logging
 from rayplat.types.events import EVENTS, TEST_EVENT, Event, Webhook, WebhookState
 from rayplat.types.evidence import (
     ArmOutcomes,
@@ -66,10 +67,13 @@ from rayplat.types.promotion import (
     Verdict,
     Waiver,
 )
+from rayplat.types.releases import Canary, CanaryState, Release, Shadow, Share, Signal, Split
 from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus, QualityReport
+from rayplat.types.signature import DATATYPES, ParamSpec, Signature, TensorSpec
 from rayplat.types.waivers import WaiverInfo
 
 __all__ = [
+    "DATATYPES",
     "EVENTS",
     "TEST_EVENT",
     "Adopted",
@@ -88,6 +92,10 @@ __all__ = [
     "AuditEntry",
     "AuditProblem",
     "AuditReport",
+    "Autoscale",
+    "Batching",
+    "Canary",
+    "CanaryState",
     "Change",
     "ChangeCount",
     "Column",
@@ -99,11 +107,13 @@ __all__ = [
     "DriftReport",
     "Edge",
     "Endpoint",
+    "EndpointSpec",
     "Event",
     "Evidence",
     "Experiment",
     "ExperimentDesign",
     "ExperimentEvidence",
+    "Explaining",
     "FairnessEvidence",
     "FairnessGroup",
     "FeatureParity",
@@ -118,13 +128,16 @@ __all__ = [
     "Impact",
     "Ingested",
     "LatencyEvidence",
+    "Limits",
     "LineageGraph",
+    "Logging",
     "ModelDiff",
     "ModelSpec",
     "ModelVersion",
     "Node",
     "NodeKind",
     "Owner",
+    "ParamSpec",
     "ParityEvidence",
     "ParityReport",
     "PartStatus",
@@ -136,14 +149,21 @@ __all__ = [
     "PromotionState",
     "QualityReport",
     "RecordPin",
+    "Release",
     "Role",
     "RunInfo",
     "SegmentAgreement",
+    "Shadow",
     "ShadowEvidence",
+    "Share",
+    "Signal",
+    "Signature",
     "SourceSpec",
+    "Split",
     "TableInfo",
     "TableVersion",
     "Tampering",
+    "TensorSpec",
     "TokenInfo",
     "TrainingSet",
     "VacuumReport",
