@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rows
-
+from benchmarks import rows
 from rayplat.artifacts.sources import walk
 from rayplat.artifacts.store import ArtifactStore
 from tests.artifacts import interleavings

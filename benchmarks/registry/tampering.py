@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rows
 import sqlalchemy as sa
 
+from benchmarks import rows
 from rayplat.registry.record import audit
 from rayplat.registry.record.database import Record
 from tests.artifacts import forgeries, tampering
