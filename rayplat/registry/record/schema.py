@@ -317,3 +317,16 @@ waiver = Table(
     Column("revoked_by", Text, nullable=True),
     Index("rp_waiver_by_target", "kind", "target"),
 )
+
+# --- serving --------------------------------------------------------------------------------------
+
+# How an alias is served: the whole `EndpointSpec` as canonical JSON. No row: it is not served.
+endpoint = Table(
+    "rp_endpoint",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("alias", _NAME, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
