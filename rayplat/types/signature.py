@@ -48,6 +48,8 @@ class Signature:
     ``keys`` are the join keys that features are looked up by (BYTES [n]); inputs that the lookup gives are not
     ``required``. ``columns`` come with the keys, for features computed on request. ``tabular``: inputs are columns of a
     table, one value to a row; else arrays. ``open``: the model declares no inputs and takes what it is given.
+    ``matrix``: one array of shape [n, width] that a request may carry in place of all ``inputs``, which are its columns
+    in order; under this name, or under any where it is the request's only input.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -57,6 +59,7 @@ class Signature:
     columns: tuple[TensorSpec, ...] = ()
     tabular: bool = False
     open: bool = False
+    matrix: TensorSpec | None = None
 
     @cached_property
     def by_name(self) -> dict[str, TensorSpec]:
