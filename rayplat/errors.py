@@ -4,6 +4,7 @@
 
     RayplatError                    500
     ├── BadRequest                  400   the request cannot be understood at all
+    │   └── UnsupportedMediaType    415   a content type or encoding that is not taken here
     ├── InvalidInput                422   a value breaks a rule: which field, which rule
     │   ├── InvalidName             422   a name outside the permitted alphabet
     │   └── SchemaMismatch          422   columns or dtypes differ from what the table declares
@@ -56,6 +57,12 @@ class BadRequest(RayplatError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class UnsupportedMediaType(BadRequest):
+    """``UnsupportedMediaType(reason)``: which one it is, and which are taken."""
+
+    http_status = 415
 
 
 class InvalidInput(RayplatError):

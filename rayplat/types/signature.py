@@ -49,7 +49,9 @@ class Signature:
     ``required``. ``columns`` come with the keys, for features computed on request. ``tabular``: inputs are columns of a
     table, one value to a row; else arrays. ``open``: the model declares no inputs and takes what it is given.
     ``matrix``: one array of shape [n, width] that a request may carry in place of all ``inputs``, which are its columns
-    in order; under this name, or under any where it is the request's only input.
+    in order; under this name, or under any where it is the request's only input. ``layout``: what the model's answer is
+    to MLflow's clients: ``array`` (one list), ``records`` (an object per row), ``arrays`` (a list per output); empty:
+    an array for one output, records for several of a tabular model, else arrays.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -60,6 +62,7 @@ class Signature:
     tabular: bool = False
     open: bool = False
     matrix: TensorSpec | None = None
+    layout: str = ""
 
     @cached_property
     def by_name(self) -> dict[str, TensorSpec]:
