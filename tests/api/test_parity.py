@@ -79,9 +79,11 @@ class World:
     ) -> None:
         """Look up and log, as a model host does."""
         rows = self.store.online(service).read(keys, at, given or None)
-        numeric = {f.name: rows.columns[f.name] for f in features if f.kind == "numeric"}
-        texts = {f.name: rows.columns[f.name] for f in features if f.kind == "categorical"}
-        record = log_schema.Record("r", len(keys), at, at, HEAD, 2, keys, numeric, texts, rows.found.astype(float), 1.0)
+        inputs = {f.name: rows.columns[f.name] for f in features}
+        outputs = {"p": rows.found.astype(float)}
+        record = log_schema.Record(
+            "r", len(keys), at, at, HEAD, 2, keys, inputs, outputs, 1.0, 200, "champion", "primary"
+        )
         made = log_schema.decode(log_schema.encode([record], "host"))
         if log_schema.TABLE not in self.tables.names():
             self.tables.create(log_schema.TABLE, log_schema.SCHEMA, partition_by=log_schema.PARTITION_BY)

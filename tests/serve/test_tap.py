@@ -29,10 +29,12 @@ def record(request_id: str, rows: int = 1, **change: Any) -> Record:
         "head": head(1, 1),
         "version": 1,
         "entity": [f"F{i}" for i in range(rows)],
-        "numeric": {"temp": np.arange(rows, dtype=np.float64)},
-        "categorical": {"carrier": ["UA"] * rows},
-        "prediction": np.full(rows, 0.5, np.float32),
+        "inputs": {"temp": np.arange(rows, dtype=np.float64), "carrier": ["UA"] * rows},
+        "outputs": {"p": np.full(rows, 0.5, np.float32)},
         "latency_ms": 1.5,
+        "status": 200,
+        "variant": "champion",
+        "role": "primary",
     }
     return Record(**(values | change))
 
@@ -132,7 +134,7 @@ def test_a_full_buffer_drops_the_oldest_and_counts_them(sink: FakeSink) -> None:
 
 def test_a_record_that_cannot_be_encoded_costs_only_itself(sink: FakeSink) -> None:
     t = Still(sink, LogSettings(), "r")
-    t.record(record("bad", prediction=np.zeros(7, np.float32)))
+    t.record(record("bad", outputs={"p": np.zeros(7, np.float32)}))
     t.step()
     t.record(record("good"))
     t.step()
@@ -181,8 +183,8 @@ def test_many_threads_record_and_every_row_arrives_once() -> None:
 def test_rows_as_the_log_has_them() -> None:
     batch = log_schema.encode(
         [
-            record("a", 2, numeric={"temp": np.array([1.0, np.nan])}, categorical={"carrier": ["UA", None]}),
-            record("b", 1, entity=None, numeric={}, categorical={}, event_time=datetime(2013, 1, 1, tzinfo=UTC)),
+            record("a", 2, inputs={"temp": np.array([1.0, np.nan]), "carrier": ["UA", None]}),
+            record("b", 1, entity=None, inputs={}, event_time=datetime(2013, 1, 1, tzinfo=UTC)),
         ],
         "replica-7",
     )
