@@ -25,7 +25,8 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
         yield " ".join(path), command
 
 
-LEAVES = dict(leaves(get_command(app)))
+COMMAND = get_command(app)  # made once: it takes a tenth of a second
+LEAVES = dict(leaves(COMMAND))
 
 
 def options(command: Any) -> set[str]:
@@ -41,7 +42,7 @@ def test_every_command_has_json_and_help(name: str) -> None:
 def problem(written: str) -> str | None:
     """Why ``written`` (what follows `rayplat`) cannot be typed; None where it can."""
     words = written.replace("\\|", "|").split()
-    command: Any = get_command(app)
+    command: Any = COMMAND
     while words and hasattr(command, "commands"):
         chosen = words.pop(0).split("|")
         if not re.fullmatch(r"[a-z][a-z-]*", chosen[0]):
