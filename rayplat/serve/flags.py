@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rayplat.serve import ingress
+
 # name -> (value, reason)
 _FLAGS: dict[str, tuple[str, str]] = {
     "RAY_SERVE_ENABLE_HA_PROXY": ("1", "HAProxy sends requests straight to the model host: no Python proxy between"),
@@ -13,6 +15,7 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "RAY_SERVE_HAPROXY_NBTHREAD": ("2", "the default of 4 threads competes with the hosts on a small machine"),
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": ("30", "the default of an hour lets idle or slow clients hold connections"),
     "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": ("60", "by default a host that never answers holds its client for ever"),
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (ingress.IMPORT_PATH, "a request goes straight to the host's code"),
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": ("1", "the default keeps a stopped host for 30 s"),
 }
 

@@ -1,16 +1,20 @@
 """Keeps a host on the version its alias points at: load beside, swap one reference, acknowledge, keep the old one.
 
 The registry pushes (a long poll); silence ends after ``poll_s`` and is asked again, so a missed notice costs at
-most that. A version that does not load leaves the old one serving, with the reason kept, and is tried again.
+most that. A version that does not load, or that the requests of the served one would not fit, leaves the old one
+serving, with the reason kept, and is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from rayplat.errors import NotFound, RayplatError, Unavailable
+from rayplat.errors import NotFound, RayplatError, SchemaMismatch, Unavailable
+from rayplat.serve import signatures
 from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
 from rayplat.types import AliasHead
 
@@ -51,6 +55,7 @@ class AliasFollower:
         self._failed: AliasHead | None = None
         self.failure: str | None = None
         self.swaps = 0
+        self.lag_s = self.load_s = 0.0  # of the last move: from the registry's commit to the swap, and the load in it
 
     @property
     def current(self) -> Serving:
@@ -103,8 +108,10 @@ class AliasFollower:
 
     async def _move(self, head: AliasHead) -> None:
         old = self.current
+        began = time.perf_counter()
         try:
             loaded = await self._loaded(head)
+            _same_requests(loaded, old.loaded)
         except Exception as e:
             self._failed = head
             self.failure = f"generation {head.generation}, version {head.version}: {e}"
@@ -115,6 +122,8 @@ class AliasFollower:
             self.previous = old
         self._failed = self.failure = None
         self.swaps += 1
+        self.load_s = time.perf_counter() - began
+        self.lag_s = max((datetime.now(UTC) - head.moved_at).total_seconds(), 0.0)
         log.info("alias moved", extra={**self._fields(head), "from_version": old.loaded.version})
 
     async def _loaded(self, head: AliasHead) -> LoadedVersion:
@@ -136,6 +145,14 @@ class AliasFollower:
 
     def _fields(self, head: AliasHead) -> dict[str, object]:
         return {"model": head.model, "alias": head.alias, "version": head.version, "generation": head.generation}
+
+
+def _same_requests(new: LoadedVersion, old: LoadedVersion) -> None:
+    """Refuse a version that requests to the present one would not fit."""
+    problems = () if new is old else signatures.compatible(new.signature, old.signature)
+    if problems:
+        reason = f"version {new.version} takes other requests than version {old.version}: {'; '.join(problems)}"
+        raise SchemaMismatch("signature", f"{reason}; serve it at another alias, or create this endpoint anew")
 
 
 class PinnedVersions:

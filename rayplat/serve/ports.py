@@ -6,7 +6,7 @@ The real ones are in `registry_link`, `loader` and `tap`; tests hand in written 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -126,8 +126,24 @@ class LoadedVersion:
             return self.params.predict_with(columns, params)
         return self.predictor.predict(columns)
 
+    def described(self) -> LoadedVersion:
+        """The same without what computes: what another process needs to name it and to encode its answer."""
+        return replace(
+            self, predictor=_ELSEWHERE, features=None, params=None, streamer=None, explainer=None, example=None
+        )
+
 
 class Loader(Protocol):
     """Loads an exact version; runs in a thread and may take seconds."""
 
     def load(self, model: str, version: int, digest: str) -> LoadedVersion: ...
+
+
+class _Elsewhere:
+    """Stands for a model that is loaded in another process."""
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
+        raise RuntimeError(f"this version is loaded in another process ({len(columns)} columns given)")
+
+
+_ELSEWHERE = _Elsewhere()

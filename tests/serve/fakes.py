@@ -16,10 +16,20 @@ import numpy as np
 from rayplat import identity
 from rayplat.errors import NotFound, Unavailable
 from rayplat.serve.host import ModelHost, Parts
+from rayplat.serve import signatures
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import ServeSettings
-from rayplat.types import AliasHead, FeatureSpec, ModelSpec, ModelVersion, Principal, Role
+from rayplat.types import (
+    AliasHead,
+    EndpointSpec,
+    FeatureSpec,
+    ModelSpec,
+    ModelVersion,
+    Principal,
+    Release,
+    Role,
+)
 
 SPEC = ModelSpec(
     model="flight-delay",
@@ -49,7 +59,9 @@ class FakeRegistry:
         self.acks: dict[str, int] = {}
         self.calls: list[str] = []
         self.down = False
+        self.release = Release(first.model)
         self._moved = asyncio.Event()
+        self._released = asyncio.Event()
 
     def _called(self, method: str) -> None:
         self.calls.append(method)
@@ -88,6 +100,21 @@ class FakeRegistry:
         except TimeoutError:
             return None
         return self.head
+
+    def put_release(self, release: Release) -> None:
+        self.release = release
+        self._released.set()
+
+    async def listen_release(self, model: str, generation: int, timeout_s: float) -> Release | None:
+        self._called("listen_release")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.release.generation <= generation:
+                    self._released.clear()
+                    await self._released.wait()
+        except TimeoutError:
+            return None
+        return self.release
 
     async def ack(self, model: str, alias: str, generation: int, replica: str) -> None:
         self._called("ack")
@@ -166,7 +193,9 @@ class FakeLoader:
         predictor = FakeModel(version, self.spec)
         if self.value is not None:
             predictor.value = self.value
-        return LoadedVersion(model, version, digest, predictor, FakeFeatures())
+        features = FakeFeatures()
+        signature = signatures.of_spec(self.spec, features.request_columns)
+        return LoadedVersion(model, version, digest, predictor, signature, features, self.spec)
 
 
 class FakeSink:
@@ -280,7 +309,12 @@ class Bench:
 
 
 async def bench(
-    alias: str = "champion", *, poll_s: float = 0.05, loader: FakeLoader | None = None, **serve: Any
+    alias: str = "champion",
+    *,
+    poll_s: float = 0.05,
+    loader: FakeLoader | None = None,
+    spec: EndpointSpec | None = None,
+    **serve: Any,
 ) -> Bench:
     """A host of version 1 at generation 1. Stop it with ``host.stop()``."""
     from rayplat.settings import LogSettings
@@ -289,7 +323,7 @@ async def bench(
     loader = loader or FakeLoader()
     tap = InferenceTap(sink, LogSettings(flush_s=0.01), "replica-1")
     settings = ServeSettings(poll_s=poll_s, **serve)
-    host = ModelHost(settings, SPEC.model, alias, "replica-1", Parts(registry, loader, tap))
+    host = ModelHost(settings, spec or EndpointSpec(SPEC.model, alias), "replica-1", Parts(registry, loader, tap))
     await host.start()
     return Bench(registry, loader, sink, tap, host, Client(host, registry.token()))
 

@@ -1,0 +1,335 @@
+"""What happens to a request between its protocol and its answer, the same for every protocol.
+
+`DataPlane.infer` reads from top to bottom: who answers (release control), features, the model, the checks of what it
+gave, the log, the copies for shadows. Knows no bytes, no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from rayplat.errors import DeadlineExceeded, InvalidInput, PartFailed, RayplatError, Unavailable
+from rayplat.serve import inputs
+from rayplat.serve.follower import AliasFollower, PinnedVersions
+from rayplat.serve.log_schema import Record
+from rayplat.serve.ports import Explanation, LoadedVersion
+from rayplat.serve.request import Answer, Call, InferRequest
+from rayplat.types import AliasHead, EndpointSpec, Release
+
+_SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood
+
+PRIMARY, PINNED, SHADOW, OVERRIDE = "primary", "pinned", "shadow", "override"
+
+
+class Computing(Protocol):
+    """Computes with a loaded version: bounded, in batches, off the loop where the model is slow (`batching`)."""
+
+    async def run(
+        self,
+        loaded: LoadedVersion,
+        columns: Mapping[str, Any],
+        rows: int,
+        params: Mapping[str, Any],
+        deadline: float | None,
+    ) -> Mapping[str, Any]: ...
+
+
+class Releasing(Protocol):
+    """Release control as acted on in a host: `release_follower`, `variants` and `shadow` together."""
+
+    @property
+    def release(self) -> Release: ...
+
+    def decide(self, request: InferRequest, call: Call) -> Decision: ...
+
+    async def infer(self, target: str, role: str, request: InferRequest, call: Call) -> Answer:
+        """The answer of another variant's host. Raises `Unavailable` where it cannot be reached."""
+        ...
+
+    def offer(self, targets: tuple[str, ...], request: InferRequest, call: Call) -> None:
+        """Copies for shadows: an append, never more."""
+        ...
+
+
+class Decision(Protocol):
+    """``target`` None: the host's own alias answers."""
+
+    @property
+    def target(self) -> str | None: ...
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def shadows(self) -> tuple[str, ...]: ...
+
+
+class Recording(Protocol):
+    """The inference log's end in the host (`tap`)."""
+
+    def record(self, record: Record) -> None: ...
+
+
+class Counting(Protocol):
+    """The host's metrics (`metrics`)."""
+
+    def answered(self, variant: str, version: int, status: int, latency_ms: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Which version a request is checked against, and computed by unless release control says otherwise."""
+
+    head: AliasHead
+    loaded: LoadedVersion
+    role: str = PRIMARY
+
+    @property
+    def variant(self) -> str:
+        return self.head.alias if self.role == PRIMARY else f"v{self.loaded.version}"
+
+
+class DataPlane:
+    """Inference at one alias. ``releasing`` None: there is nothing to release here (a variant's own host)."""
+
+    def __init__(
+        self,
+        spec: EndpointSpec,
+        versions: tuple[AliasFollower, PinnedVersions],
+        computing: Computing,
+        *,
+        tap: Recording | None = None,
+        counts: Counting | None = None,
+        releasing: Releasing | None = None,
+    ) -> None:
+        self._spec, self._computing = spec, computing
+        self._follower, self._pinned = versions
+        self._tap, self._counts, self._releasing = tap, counts, releasing
+        self._redact = frozenset(spec.log.redact)
+        self._blocking = ThreadPoolExecutor(4, thread_name_prefix="lookup")
+        self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
+
+    @property
+    def releasing(self) -> Releasing | None:
+        return self._releasing
+
+    # --- which version --------------------------------------------------------------------------------
+
+    async def serving(self, version: int | None) -> Serving:
+        """What answers, read once per request: the alias's own version, or the exact one that a path names."""
+        current = self._follower.current
+        if version is None:
+            return Serving(current.head, current.loaded)
+        return Serving(current.head, self.held(version) or await self._pinned.get(version), PINNED)
+
+    def held(self, version: int) -> LoadedVersion | None:
+        """An exact version if it is loaded."""
+        for serving in (self._follower.current, self._follower.previous):
+            if serving is not None and serving.loaded.version == version:
+                return serving.loaded
+        return self._pinned.find(version)
+
+    def versions(self) -> list[int]:
+        """Every version that is loaded, in order."""
+        current, previous = self._follower.current, self._follower.previous
+        found = {current.loaded.version, *self._pinned.held()}
+        return sorted(found | ({previous.loaded.version} if previous else set()))
+
+    # --- inference ------------------------------------------------------------------------------------
+
+    async def infer(self, request: InferRequest, call: Call, serving: Serving) -> Answer:
+        """The answer to a request that was parsed by ``serving``'s signature. Every failure is an error of our tree,
+        and is in the log beside the answers."""
+        began = time.perf_counter()
+        shadows: tuple[str, ...] = ()
+        releasing = self._releasing
+        if serving.role == PRIMARY and releasing is not None and (releasing.release.generation or call.target):
+            decision = releasing.decide(request, call)
+            shadows = decision.shadows
+            if decision.target is not None:
+                elsewhere = (releasing, decision.target, decision.role)
+                answer = await self._elsewhere(elsewhere, request, call, serving, began)
+                releasing.offer(shadows, request, call)
+                return answer
+        answer = await self._here(request, call, serving, serving.role, began)
+        if shadows and releasing is not None:
+            releasing.offer(shadows, request, call)
+        return answer
+
+    async def infer_as(self, role: str, request: InferRequest, call: Call) -> Answer:
+        """The same for another host's request: this host's alias answers, under the role it was sent with."""
+        current = self._follower.current
+        return await self._here(request, call, Serving(current.head, current.loaded), role, time.perf_counter())
+
+    async def _elsewhere(
+        self,
+        elsewhere: tuple[Releasing, str, str],
+        request: InferRequest,
+        call: Call,
+        serving: Serving,
+        began: float,
+    ) -> Answer:
+        """Another variant's answer. Where that cannot be reached the alias's own version answers, and says so."""
+        releasing, target, role = elsewhere
+        try:
+            answer = await releasing.infer(target, role, request, call)
+        except Unavailable:
+            self._count(target, 0, 503, began)
+            if role == OVERRIDE:
+                raise
+            return await self._here(request, call, serving, PRIMARY, began)
+        except RayplatError as e:
+            self._count(target, 0, e.http_status, began)
+            raise
+        self._count(answer.variant, answer.loaded.version, 200, began)
+        return answer
+
+    async def _here(self, request: InferRequest, call: Call, serving: Serving, role: str, began: float) -> Answer:
+        head, loaded = serving.head, serving.loaded
+        at = request.event_time or call.received_at
+        columns: Mapping[str, Any] = request.inputs
+        try:
+            if request.entity is not None and len(columns) < len(loaded.signature.inputs):
+                columns = await self._looked_up(loaded, request, at, call.deadline)
+            outputs = await self._computing.run(loaded, columns, request.rows, request.params, call.deadline)
+            if loaded.spec is not None:
+                _all_finite(loaded, outputs)
+        except RayplatError as e:
+            self._log(request, call, serving, (role, at, columns, None, began, e.http_status))
+            raise
+        except Exception as e:
+            self._log(request, call, serving, (role, at, columns, None, began, 500))
+            part = f"version {loaded.version} of model {loaded.model!r}"
+            raise PartFailed(part, f"the model failed ({type(e).__name__}), see the host's log") from e
+        latency_ms = self._log(request, call, serving, (role, at, columns, outputs, began, 200))
+        wanted = {name: outputs[name] for name in request.outputs} if request.outputs else dict(outputs)
+        return Answer(call.request_id, head, loaded, serving.variant, wanted, latency_ms)
+
+    async def _looked_up(
+        self, loaded: LoadedVersion, request: InferRequest, at: datetime, deadline: float | None
+    ) -> Mapping[str, Any]:
+        """Every column of the model. In a thread: a store that hangs must not stop the host."""
+        loop = asyncio.get_running_loop()
+        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+        try:
+            async with asyncio.timeout(left_s):
+                return await loop.run_in_executor(self._blocking, inputs.columns, loaded, request, at)
+        except TimeoutError:
+            raise DeadlineExceeded("the feature lookup", left_s or 0.0) from None
+
+    def _log(
+        self, request: InferRequest, call: Call, serving: Serving, done: tuple[str, datetime, Any, Any, float, int]
+    ) -> float:
+        """Count it and hand it to the log; its latency in milliseconds."""
+        role, at, columns, outputs, began, status = done
+        latency_ms = (time.perf_counter() - began) * 1000
+        if self._counts is not None and role in (PRIMARY, PINNED):  # the others are counted by the host they came to
+            self._counts.answered(serving.variant, serving.loaded.version, status, latency_ms)
+        if self._tap is not None and status != _SHED:
+            self._tap.record(
+                Record(
+                    request_id=call.request_id,
+                    rows=request.rows,
+                    received_at=call.received_at,
+                    event_time=at,
+                    head=serving.head,
+                    version=serving.loaded.version,
+                    entity=request.entity,
+                    inputs=columns,
+                    outputs=outputs,
+                    latency_ms=latency_ms,
+                    status=status,
+                    variant=serving.variant,
+                    role=role,
+                    redact=self._redact,
+                )
+            )
+        return latency_ms
+
+    def _count(self, variant: str, version: int, status: int, began: float) -> None:
+        if self._counts is not None:
+            self._counts.answered(variant, version, status, (time.perf_counter() - began) * 1000)
+
+    # --- streams and explanations ---------------------------------------------------------------------
+
+    async def stream(self, request: InferRequest, call: Call, serving: Serving) -> AsyncIterator[Answer]:
+        """The answer in pieces, as the model gives them. The model runs in a thread and stops with its reader."""
+        loaded = serving.loaded
+        if loaded.streamer is None:
+            raise InvalidInput("accept", f"model {loaded.model!r} version {loaded.version} gives no stream")
+        began = time.perf_counter()
+        at = request.event_time or call.received_at
+        columns: Mapping[str, Any] = request.inputs
+        if request.entity is not None and len(columns) < len(loaded.signature.inputs):
+            columns = await self._looked_up(loaded, request, at, call.deadline)
+        loop = asyncio.get_running_loop()
+        pieces = loaded.streamer.stream(columns, request.params)
+        done, status = object(), 499
+        try:
+            while True:
+                piece = await loop.run_in_executor(self._blocking, next, pieces, done)
+                if piece is done:
+                    status = 200
+                    return
+                outputs = {name: np.asarray(value) for name, value in piece.items()}  # type: ignore[attr-defined]
+                yield Answer(call.request_id, serving.head, loaded, serving.variant, outputs)
+        except RayplatError as e:
+            status = e.http_status
+            raise
+        except Exception as e:
+            status = 500
+            part = f"version {loaded.version} of model {loaded.model!r}"
+            raise PartFailed(part, f"its stream failed ({type(e).__name__}), see the host's log") from e
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                self._blocking.submit(close)
+            self._log(request, call, serving, (serving.role, at, columns, None, began, status))
+
+    async def explain(self, request: InferRequest, call: Call, serving: Serving) -> Explanation:
+        """Each input's part in the first output asked for. Bounded by the endpoint's budget."""
+        loaded, budget = serving.loaded, self._spec.explain
+        if loaded.explainer is None:
+            raise InvalidInput("model", f"version {loaded.version} of {loaded.model!r} cannot be explained")
+        if request.rows > budget.max_rows:
+            raise InvalidInput("inputs", f"{request.rows} rows, at most {budget.max_rows} are explained at once")
+        at = request.event_time or call.received_at
+        columns: Mapping[str, Any] = request.inputs
+        if request.entity is not None and len(columns) < len(loaded.signature.inputs):
+            columns = await self._looked_up(loaded, request, at, call.deadline)
+        output = request.outputs[0] if request.outputs else ""
+        left_s = None if call.deadline is None else max(call.deadline - time.monotonic(), 0.001)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(left_s):
+                return await loop.run_in_executor(
+                    self._explaining, loaded.explainer.explain, columns, output, budget.max_evaluations
+                )
+        except TimeoutError:
+            raise DeadlineExceeded("the explanation", left_s or 0.0) from None
+
+    def close(self) -> None:
+        """End its threads; what they do is finished in the background."""
+        self._blocking.shutdown(wait=False)
+        self._explaining.shutdown(wait=False)
+
+
+def relabelled(answer: Answer) -> Answer:
+    """``answer`` as another process may have it: named in full, without what computes."""
+    return replace(answer, loaded=answer.loaded.described())
+
+
+def _all_finite(loaded: LoadedVersion, outputs: Mapping[str, Any]) -> None:
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            part = f"version {loaded.version} of model {loaded.model!r}"
+            raise PartFailed(part, f"its output {name!r} for row {row} is no finite number")
