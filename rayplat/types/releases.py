@@ -55,7 +55,7 @@ class Canary:
     """``target`` gets a growing share: ``steps[step]`` of the requests, the next one after ``hold_s`` seconds and
     ``min_requests`` answers by it. It is rolled back (share 0, ``reason`` says why) when its error rate is above
     ``max_error_rate`` and above the primary's, its p99 above ``max_p99_ratio`` times the primary's, or a signal of a
-    kind in ``watch`` says so. ``since`` is when the present step began."""
+    kind in ``watch`` says so. ``since`` is when the present step began. ``sticky`` is as in `Split`."""
 
     target: str
     steps: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5, 1.0)
@@ -68,6 +68,7 @@ class Canary:
     state: CanaryState = CanaryState.RAMPING
     since: datetime | None = None
     reason: str = ""
+    sticky: str = "request_id"
 
 
 @dataclass(frozen=True)

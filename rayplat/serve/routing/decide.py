@@ -1,0 +1,138 @@
+"""Who answers a request under a release: a tester's header first, then the canary, then the split, else the alias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rayplat.errors import Forbidden, InvalidInput
+from rayplat.serve.request import Call, InferRequest
+from rayplat.serve.routing.split import WHOLE, Shares, StickyKey, position_after, prefix, threshold
+from rayplat.types import Canary, CanaryState, Release, Shadow
+
+TARGET_HEADER = "x-rayplat-target"
+PRIMARY, SPLIT, CANARY, OVERRIDE = "primary", "split", "canary", "override"
+
+
+class RoutingDecision(NamedTuple):
+    """``target`` None: the host's own alias answers. ``role`` says why, ``shadows`` who gets a copy."""
+
+    target: str | None
+    role: str
+    shadows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A release made ready: nothing of it is worked out again for a request."""
+
+    release: Release
+    plain: RoutingDecision | None
+    canary: tuple[str, bytes, int] | None
+    canary_key: StickyKey
+    shares: Shares | None
+    split_key: StickyKey
+    always: tuple[str, ...]
+    sampled: tuple[tuple[str, bytes, int], ...]
+
+
+class RoutingPolicy:
+    """Decides for the host of the alias ``primary``. The same release and the same key give the same answer in every
+    process; a growing canary takes keys from the others and gives none back; shadows never change who answers."""
+
+    def __init__(self, primary: str) -> None:
+        self._primary = primary
+        self._plan = self._planned(Release(""))
+
+    def decide(self, release: Release, call: Call, request: InferRequest) -> RoutingDecision:
+        """Raises `InvalidInput` for a tester's target that the release does not name, `Forbidden` where it takes
+        none."""
+        plan = self._plan
+        if plan.release is not release:
+            plan = self._plan = self._planned(release)
+        if call.target is not None:
+            return self._overridden(release, call.target, call)
+        if plan.plain is not None:
+            return plan.plain
+        shadows = plan.always
+        if plan.sampled:
+            request_id = call.request_id
+            shadows += tuple([name for name, salt, end in plan.sampled if position_after(salt, request_id) < end])
+        target, role = self._target(plan, call, request)
+        if target in shadows:  # it answers already
+            shadows = tuple(name for name in shadows if name != target)
+        return RoutingDecision(target, role, shadows)
+
+    def _target(self, plan: _Plan, call: Call, request: InferRequest) -> tuple[str | None, str]:
+        if plan.canary is not None:
+            name, salt, end = plan.canary
+            if end == WHOLE or position_after(salt, plan.canary_key.of(request, call)) < end:
+                return name, CANARY
+        if plan.shares is None:
+            return None, PRIMARY
+        found = plan.shares.target(plan.split_key.of(request, call))
+        return (None if found == self._primary else found), SPLIT
+
+    def _overridden(self, release: Release, target: str, call: Call) -> RoutingDecision:
+        if target == self._primary:
+            return RoutingDecision(None, OVERRIDE, ())
+        if not release.overrides:
+            who = call.principal.name if call.principal is not None else "the caller"
+            raise Forbidden(who, f"the release of this model takes no {TARGET_HEADER} header")
+        known = targets(release)
+        if (number := target.removeprefix("v")) in known and number.isdigit():
+            target = number  # answers name a version so
+        if target not in known:
+            named = ", ".join([self._primary, *known])
+            raise InvalidInput(TARGET_HEADER, f"{target[:80]!r} is no target of this model's release; it names {named}")
+        return RoutingDecision(target, OVERRIDE, ())
+
+    def _planned(self, release: Release) -> _Plan:
+        canary, split = release.canary, release.split
+        taken = fraction(canary)
+        shadows = [s for s in release.shadows if s.target != self._primary]
+        nobody = not taken and split is None and not shadows
+        return _Plan(
+            release=release,
+            plain=RoutingDecision(None, PRIMARY, ()) if nobody else None,
+            canary=(canary.target, prefix(f"canary:{canary.target}"), threshold(taken)) if canary and taken else None,
+            canary_key=StickyKey(canary.sticky if canary else "request_id"),
+            shares=Shares(split.shares, split.salt) if split else None,
+            split_key=StickyKey(split.sticky if split else "request_id"),
+            always=tuple(s.target for s in shadows if s.sample >= 1),
+            sampled=tuple(_sampled(s) for s in shadows if 0 < s.sample < 1),
+        )
+
+
+def fraction(canary: Canary | None) -> float:
+    """The share of the requests that a canary takes as it stands."""
+    if canary is None or canary.state is CanaryState.ROLLED_BACK:
+        return 0.0
+    return canary.steps[canary.step]
+
+
+def targets(release: Release) -> tuple[str, ...]:
+    """Every target that a release names, once each: its shares, its canary, its shadows."""
+    found = [share.target for share in release.split.shares] if release.split else []
+    found += [release.canary.target] if release.canary else []
+    return tuple(dict.fromkeys([*found, *(shadow.target for shadow in release.shadows)]))
+
+
+def answering(release: Release, primary: str) -> frozenset[str]:
+    """The targets other than ``primary`` that requests are sent to, or copied to, as it stands."""
+    found = {share.target for share in release.split.shares} if release.split else set()
+    found |= {release.canary.target} if release.canary and fraction(release.canary) else set()
+    found |= {shadow.target for shadow in release.shadows if shadow.sample > 0}
+    return frozenset(found - {primary})
+
+
+def headers(release: Release) -> frozenset[str]:
+    """Names of the headers, in lower case, that a decision may go by."""
+    rules = [release.split.sticky] if release.split else []
+    rules += [release.canary.sticky] if release.canary else []
+    keys = map(StickyKey, rules)
+    return frozenset({TARGET_HEADER, *(key.name for key in keys if key.kind == "header")})
+
+
+def _sampled(shadow: Shadow) -> tuple[str, bytes, int]:
+    return shadow.target, prefix(f"shadow:{shadow.target}"), threshold(shadow.sample)
