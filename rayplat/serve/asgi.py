@@ -15,16 +15,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rayplat.errors import BadRequest, PartFailed, RayplatError
-from rayplat.serve.access import Access
+from rayplat.identity import hash_token
+from rayplat.serve.access import PREDICT, Access
 from rayplat.serve.dataplane import DataPlane, Serving
 from rayplat.serve.http import ClientGoneError, Exchange, Header, Receive, Scope, Send
 from rayplat.serve.metrics import HostMetrics
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.protocols import mlflow, openapi, strict_json, v2
+from rayplat.serve.rate import RateLimit
 from rayplat.serve.request import Answer, Call, InferRequest
 from rayplat.serve.routes import Route, prefix, route
 from rayplat.settings import ServeSettings
-from rayplat.types import EndpointSpec, Principal, Role
+from rayplat.types import EndpointSpec, Principal
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class HttpApp:
         self._settings, self._spec, self._plane = settings, spec, plane
         self._access, self._metrics = access, metrics
         self._route = prefix(spec.model, spec.alias)
+        self._rate = RateLimit.of(spec.limits)
         self._actions: dict[str, Callable[[Exchange, Route, Principal | None], Awaitable[int]]] = {
             "infer": self._infer,
             "stream": self._stream,
@@ -73,7 +76,10 @@ class HttpApp:
     async def _dispatch(self, exchange: Exchange, found: Route) -> None:
         principal: Principal | None = None
         if found.action not in _OPEN:
-            principal = await self._access.principal(exchange.header(b"authorization"), Role.VIEWER, self._spec.public)
+            secret = exchange.header(b"authorization")
+            principal = await self._access.principal(secret, PREDICT, self._spec.public)
+            if self._rate is not None:
+                self._take(self._rate, secret, principal)
         if exchange.method not in found.methods:
             methods = ", ".join(found.methods)
             error = BadRequest(f"the method {exchange.method[:20]} is not supported here; {methods} is")
@@ -87,10 +93,18 @@ class HttpApp:
         else:
             await self._actions[found.action](exchange, found, principal)
 
+    def _take(self, rate: RateLimit, secret: str | None, principal: Principal | None) -> None:
+        """Count the request against its token's limit. Raises `Overloaded`."""
+        if principal is None or secret is None:
+            rate.take(None)
+        else:
+            rate.take(hash_token(secret), principal.name)
+
     # --- inference ------------------------------------------------------------------------------------
 
     async def _infer(self, exchange: Exchange, found: Route, principal: Principal | None) -> int:
         call = self._call(exchange, principal)
+        self._plane.admit(call)
         exchange.check_json()
         body = await exchange.read(self._settings.max_body_bytes)
         serving = await self._plane.serving(found.version)
@@ -103,6 +117,7 @@ class HttpApp:
 
     async def _invocations(self, exchange: Exchange, found: Route, principal: Principal | None) -> int:
         call = self._call(exchange, principal)
+        self._plane.admit(call)
         body = await exchange.read(self._settings.max_body_bytes)
         serving = await self._plane.serving(found.version)
         request = mlflow.parse(body, exchange.content_type, serving.loaded.signature, self._settings.max_rows)

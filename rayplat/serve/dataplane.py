@@ -41,6 +41,10 @@ class Computing(Protocol):
         deadline: float | None,
     ) -> Mapping[str, Any]: ...
 
+    def admit(self, deadline: float | None) -> None:
+        """Raises `Overloaded` where a request that comes now would be refused."""
+        ...
+
 
 class Releasing(Protocol):
     """Release control as acted on in a host: `release_follower`, `variants` and `shadow` together."""
@@ -144,6 +148,11 @@ class DataPlane:
         return sorted(found | ({previous.loaded.version} if previous else set()))
 
     # --- inference ------------------------------------------------------------------------------------
+
+    def admit(self, call: Call) -> None:
+        """Raise `Overloaded` for a request that would be refused, before its bytes cost anything."""
+        if self._releasing is None or not self._releasing.release.generation:
+            self._computing.admit(call.deadline)
 
     async def infer(self, request: InferRequest, call: Call, serving: Serving) -> Answer:
         """The answer to a request that was parsed by ``serving``'s signature. Every failure is an error of our tree,

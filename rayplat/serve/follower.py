@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,7 +33,8 @@ class Serving:
 
 
 class AliasFollower:
-    """Follows one alias for one replica. `start` loads the first version; `run` is the endless task.
+    """Follows one alias for one replica. `start` loads the first version; `run` is the endless task. ``measure`` is
+    shown each version once it is loaded, before it answers.
 
     ``current`` is read once per request; everything of that request comes from the value read.
     """
@@ -45,8 +47,9 @@ class AliasFollower:
         alias: str,
         replica: str,
         poll_s: float,
+        measure: Callable[[LoadedVersion], None] | None = None,
     ) -> None:
-        self._registry, self._loader = registry, loader
+        self._registry, self._loader, self._measure = registry, loader, measure
         self._model, self._alias, self._replica = model, alias, replica
         self._poll_s = poll_s
         self._retry_s = _FIRST_RETRY_S
@@ -130,7 +133,13 @@ class AliasFollower:
         for held in (self._current, self.previous):
             if held is not None and (held.loaded.version, held.loaded.digest) == (head.version, head.digest):
                 return held.loaded
-        return await asyncio.to_thread(self._loader.load, self._model, head.version, head.digest)
+        return await asyncio.to_thread(self._load, head)
+
+    def _load(self, head: AliasHead) -> LoadedVersion:
+        loaded = self._loader.load(self._model, head.version, head.digest)
+        if self._measure is not None:
+            self._measure(loaded)
+        return loaded
 
     async def _acknowledge(self) -> None:
         """Tell the registry what is live. It keeps this in memory only, so it is told again in every round."""

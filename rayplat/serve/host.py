@@ -60,9 +60,11 @@ class ModelHost:
 
     def __init__(self, settings: ServeSettings, spec: EndpointSpec, replica: str, parts: Parts) -> None:
         self._spec, self._replica, self._parts = spec, replica, parts
-        self._follower = AliasFollower(parts.registry, parts.loader, spec.model, spec.alias, replica, settings.poll_s)
-        pinned = PinnedVersions(parts.registry, parts.loader, spec.model)
         self._batcher = Batcher(spec.batching, spec.limits)
+        self._follower = AliasFollower(
+            parts.registry, parts.loader, spec.model, spec.alias, replica, settings.poll_s, self._batcher.measure
+        )
+        pinned = PinnedVersions(parts.registry, parts.loader, spec.model)
         self._metrics = HostMetrics(spec.model, spec.alias)
         self.plane = DataPlane(
             spec,
