@@ -126,6 +126,19 @@ class ModelHost:
             log.exception("a forwarded request failed", extra={"model": self._spec.model, "alias": self._spec.alias})
             return pickle.dumps((False, PartFailed("the answer", "an internal error, see the host's log")))
 
+    async def infer_remote(self, packed: bytes) -> bytes:
+        """The answer to a client's request that came to the gRPC server: ``packed`` is a pickle of (request, call, exact
+        version or None). It goes the way of a request that came here; the server has checked who asks."""
+        request, call, version = pickle.loads(packed)
+        try:
+            serving = await self.plane.serving(version)
+            return pickle.dumps((True, relabelled(await self.plane.infer(request, call, serving))))
+        except RayplatError as e:
+            return pickle.dumps((False, e.with_traceback(None)))
+        except Exception:
+            log.exception("a remote request failed", extra={"model": self._spec.model, "alias": self._spec.alias})
+            return pickle.dumps((False, PartFailed("the answer", "an internal error, see the host's log")))
+
     async def shadow(self, packed: bytes) -> None:
         """Compute copies of other hosts' requests, one after the other, for the log only."""
         copies: list[tuple[InferRequest, Call]] = pickle.loads(packed)
@@ -135,10 +148,11 @@ class ModelHost:
                 await self.plane.infer_as(SHADOW, request, fresh)
 
     async def describe(self, version: int | None = None) -> bytes:
-        """A pickle of (True, (`LoadedVersion` without what computes, every loaded version)) or (False, our error)."""
+        """A pickle of (True, (`LoadedVersion` without what computes, every loaded version, how it is served)) or (False,
+        our error)."""
         try:
             serving = await self.plane.serving(version)
-            return pickle.dumps((True, (serving.loaded.described(), self.plane.versions())))
+            return pickle.dumps((True, (serving.loaded.described(), self.plane.versions(), self._spec)))
         except RayplatError as e:
             return pickle.dumps((False, e.with_traceback(None)))
 
