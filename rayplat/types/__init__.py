@@ -69,6 +69,7 @@ from rayplat.types.promotion import (
 )
 from rayplat.types.releases import Canary, CanaryState, Release, Shadow, Share, Signal, Split
 from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus, QualityReport
+from rayplat.types.serving_plan import PlanAction, PlanStep, ServingApplied, ServingPlan, StepOutcome
 from rayplat.types.signature import DATATYPES, ParamSpec, Signature, TensorSpec
 from rayplat.types.waivers import WaiverInfo
 
@@ -143,6 +144,8 @@ __all__ = [
     "PartStatus",
     "Pin",
     "PinDifference",
+    "PlanAction",
+    "PlanStep",
     "Principal",
     "PrincipalKind",
     "Promotion",
@@ -153,6 +156,8 @@ __all__ = [
     "Role",
     "RunInfo",
     "SegmentAgreement",
+    "ServingApplied",
+    "ServingPlan",
     "Shadow",
     "ShadowEvidence",
     "Share",
@@ -160,6 +165,7 @@ __all__ = [
     "Signature",
     "SourceSpec",
     "Split",
+    "StepOutcome",
     "TableInfo",
     "TableVersion",
     "Tampering",
