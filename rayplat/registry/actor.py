@@ -29,12 +29,12 @@ from rayplat.registry.calls import CALLS, resolve
 from rayplat.registry.dispatcher import Dispatcher
 from rayplat.registry.egress import EgressRules
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import aliases, lineage, tokens, versions
+from rayplat.registry.record import aliases, lineage, releases, tokens, versions
 from rayplat.registry.record.database import Defaults, Record, Tx
 from rayplat.registry.upkeep import TICK_S, AuditWatch, Upkeep, anchoring, of_record
 from rayplat.registry.writer import Writer
 from rayplat.settings import Settings
-from rayplat.types import AliasHead, ModelVersion, Principal
+from rayplat.types import AliasHead, ModelVersion, Principal, Release
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -53,10 +53,11 @@ class Registry:
         self._started_at = datetime.now(UTC)
         self._record = Record(database_url, on_move=self._moved, defaults=defaults)
         self._heads = {(h.model, h.alias): h for h in self._record.read(aliases.listed)}
+        self._releases = {r.model: r for r in self._record.read(releases.listed)}
         self._acks: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
         self._listeners = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed = asyncio.Event()
+        self._changed, self._released = asyncio.Event(), asyncio.Event()
         self._writer = Writer(self._record)
         self._last_use = identity.LastUse()
         self._readers = ThreadPoolExecutor(2, "registry-read")
@@ -127,6 +128,28 @@ class Registry:
         newest = await self._read(lambda s: aliases.find(s, model, alias))  # the cache is no one's last word
         return newest if newest is not None and newest.generation > generation else None
 
+    async def listen_release(self, model: str, generation: int, timeout_s: float) -> Release | None:
+        """The model's release as soon as it is newer than ``generation``; None after ``timeout_s`` (at most 60). One
+        that was never changed has generation 0, so -1 asks for whatever is in force."""
+        self._keep_up()
+        deadline = time.monotonic() + min(timeout_s, _LONGEST_POLL_S)
+        self._listeners += 1
+        try:
+            while (left_s := deadline - time.monotonic()) > 0:
+                released, release = self._released, self._releases.get(model)
+                if release is not None and release.generation > generation:
+                    return release
+                if generation < 0:
+                    break
+                try:
+                    await asyncio.wait_for(released.wait(), left_s)
+                except TimeoutError:
+                    break
+        finally:
+            self._listeners -= 1
+        newest = await self._read(lambda s: releases.get(s, model))
+        return newest if newest.generation > generation else None
+
     async def ack(self, model: str, alias: str, generation: int, replica_id: str) -> None:
         """``replica_id`` now serves ``generation``. Kept in memory: hosts repeat it with every poll."""
         self._acks.setdefault((model, alias), {})[replica_id] = (generation, time.monotonic())
@@ -175,12 +198,24 @@ class Registry:
         self._keep_up()
         return await asyncio.wrap_future(self._writer.submit(operation, key))
 
-    def _moved(self, head: AliasHead) -> None:
+    def _moved(self, what: AliasHead | Release) -> None:
         """Called in the writing thread; hands over to the loop, also when the caller has stopped waiting."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._publish, head)
+            self._loop.call_soon_threadsafe(self._publish, what)
 
-    def _publish(self, head: AliasHead) -> None:
+    def _publish(self, what: AliasHead | Release) -> None:
+        if isinstance(what, Release):
+            self._publish_release(what)
+        else:
+            self._publish_head(what)
+
+    def _publish_release(self, release: Release) -> None:
+        self._releases[release.model] = release
+        self._released.set()
+        self._released = asyncio.Event()
+        log.info("release of %s: generation %d, by %s", release.model, release.generation, release.changed_by)
+
+    def _publish_head(self, head: AliasHead) -> None:
         if head.removed:
             self._heads.pop((head.model, head.alias), None)
         else:

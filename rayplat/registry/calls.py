@@ -27,7 +27,20 @@ _PACKAGE = "rayplat.registry.record."
 _OWN = frozenset(_PACKAGE + name for name in ("webhooks:settle", "events:prune", "happenings:note_sent"))
 
 
-CALLS = frozenset({"read", "write", "listen", "ack", "acks", "heartbeat", "version", "alias", "authenticate"})
+CALLS = frozenset(
+    {
+        "read",
+        "write",
+        "listen",
+        "listen_release",
+        "ack",
+        "acks",
+        "heartbeat",
+        "version",
+        "alias",
+        "authenticate",
+    }
+)
 
 
 def packed(*args: Any) -> bytes:

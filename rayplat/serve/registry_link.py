@@ -8,7 +8,7 @@ from typing import Any
 from rayplat import actors
 from rayplat.errors import Unavailable
 from rayplat.registry.calls import answer, packed
-from rayplat.types import AliasHead, ModelVersion, Principal
+from rayplat.types import AliasHead, ModelVersion, Principal, Release
 
 _CALL_S = 5.0
 _LISTEN_GRACE_S = 10.0  # beyond the poll's own end: a registry that is silent for longer is taken for dead
@@ -33,6 +33,12 @@ class RegistryLink:
             "listen", timeout_s + _LISTEN_GRACE_S, model, alias, generation, timeout_s
         )
         return head
+
+    async def listen_release(self, model: str, generation: int, timeout_s: float) -> Release | None:
+        release: Release | None = await self._call(
+            "listen_release", timeout_s + _LISTEN_GRACE_S, model, generation, timeout_s
+        )
+        return release
 
     async def ack(self, model: str, alias: str, generation: int, replica: str) -> None:
         await self._call("ack", _CALL_S, model, alias, generation, replica)

@@ -16,6 +16,7 @@ EVENTS = (
     "alias.removed",
     "alias.rolled_back",
     "break_glass.used",
+    "canary.rolled_back",
     "gate.failed",
     "gate.waived",
     "model.adopted",
@@ -31,6 +32,7 @@ EVENTS = (
     "promotion.rejected",
     "promotion.requested",
     "promotion.stale",
+    "release.changed",
     "waiver.created",
     "waiver.revoked",
 )

@@ -23,7 +23,7 @@ from rayplat.registry.egress import EgressRules
 from rayplat.registry.record import opening, rows, schema
 from rayplat.registry.record.journal import Journal
 from rayplat.registry.record.prepared import Prepared
-from rayplat.types import AliasHead
+from rayplat.types import AliasHead, Release
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -49,13 +49,15 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Tx:
-    """One write: its transaction, its moment, the caller's idempotency key, and the alias moves it has made so far."""
+    """One write: its transaction, its moment, the caller's idempotency key, and the alias moves and changes of releases
+    it has made so far."""
 
     connection: Connection
     at: datetime
     key: str | None
     defaults: Defaults = field(default_factory=Defaults)
     moved: list[AliasHead] = field(default_factory=list)
+    released: list[Release] = field(default_factory=list)
     journal: Journal = field(default_factory=Journal)
 
     def wrote(self, table: sa.Table, columns: Mapping[str, Any]) -> None:
@@ -102,14 +104,14 @@ class Reader:
 class Record(Reader):
     """The record behind ``database_url`` (SQLAlchemy: SQLite or PostgreSQL). Safe to use from several threads.
 
-    ``on_move`` is told of every alias move, after its commit, in the thread that wrote it. A database of an earlier
-    release is migrated first, or with ``migrate`` false refused as by `Reader`.
+    ``on_move`` is told of every alias move and every new release, after its commit, in the thread that wrote it. A
+    database of an earlier release is migrated first, or with ``migrate`` false refused as by `Reader`.
     """
 
     def __init__(
         self,
         database_url: str,
-        on_move: Callable[[AliasHead], None] = lambda _: None,
+        on_move: Callable[[AliasHead | Release], None] = lambda _: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         defaults: Defaults | None = None,
         migrate: bool = True,
@@ -141,9 +143,9 @@ class Record(Reader):
         An operation that raises takes back what it did, and only that. Raises like `write` where none was written.
         """
 
-        def attempt() -> tuple[list[Any], list[AliasHead]]:
+        def attempt() -> tuple[list[Any], list[AliasHead | Release]]:
             results: list[Any] = []
-            moved: list[AliasHead] = []
+            moved: list[AliasHead | Release] = []
             with self.engine.begin() as connection:
                 self._fence(connection)
                 for operation, key in operations:
@@ -153,7 +155,7 @@ class Record(Reader):
                             result = operation(tx)
                             tx.close()
                         results.append(result)
-                        moved += tx.moved
+                        moved += [*tx.moved, *tx.released]
                     except OperationalError:
                         raise  # the database's, not the operation's: the whole group is tried again
                     except Exception as e:  # noqa: BLE001 - it is this operation's answer
@@ -164,8 +166,8 @@ class Record(Reader):
             results, moved = _patiently(attempt)
         except (DataError, IntegrityError) as e:  # noticed at the commit only
             raise _refusal(e) from e
-        for head in moved:
-            self._on_move(head)
+        for what in moved:
+            self._on_move(what)
         return results
 
     def is_writer(self) -> bool:

@@ -17,6 +17,7 @@ from rayplat.types import (
     ModelVersion,
     PrincipalKind,
     Role,
+    Signal,
     TableVersion,
     TokenInfo,
     VersionState,
@@ -99,6 +100,11 @@ def audit_entry(row: Row) -> AuditEntry:
     """Without the digests of rows, which are for `crosscheck`."""
     detail = {name: value for name, value in json.loads(row.detail).items() if name != ROWS}
     return AuditEntry(row.seq, from_us(row.at), row.actor, row.action, row.subject, detail)
+
+
+def signal(row: Row) -> Signal:
+    numbers = _metrics(json.loads(row.numbers))
+    return Signal(row.model, row.version, row.kind, bool(row.bad), row.detail, from_us(row.at), row.by, numbers)
 
 
 def token_info(row: Row) -> TokenInfo:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 VERSION_TABLE = "rp_alembic_version"
 metadata = MetaData()
 
@@ -329,4 +329,32 @@ endpoint = Table(
     Column("spec", Text, nullable=False),
     Column("set_by", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+)
+
+# --- release control ------------------------------------------------------------------------------
+
+# One row for each change; the newest generation is in force. ``release`` is canonical JSON.
+release = Table(
+    "rp_release",
+    metadata,
+    Column("model", _NAME, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("release", Text, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("changed_by", Text, nullable=False),
+)
+
+signal = Table(
+    "rp_signal",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("model", _NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("kind", _NAME, nullable=False),
+    Column("bad", Boolean, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("numbers", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),
+    Index("rp_signal_by_version", "model", "version", "at"),
 )

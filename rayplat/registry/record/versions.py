@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from rayplat.artifacts.manifest import check_digest
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.identity import require
+from rayplat.registry import documents, release_rules
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.record import audit, events, lineage, mlflow_rows, rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.prepared import Prepared
-from rayplat.registry.record.schema import alias_head, model_version, pin, promotion
-from rayplat.types import ModelVersion, Principal, PromotionState, Role, VersionState
+from rayplat.registry.record.schema import alias_head, model_version, pin, promotion, release
+from rayplat.types import ModelVersion, Principal, PromotionState, Release, Role, VersionState
 
 _LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
 _REASON_LENGTH = 2000
@@ -136,7 +137,8 @@ def delete(tx: Tx, model: str, version: int, reason: str, *, by: Principal) -> M
 
 
 def holders(connection: Connection, version: ModelVersion) -> list[str]:
-    """What points at a version, in words: aliases, pins (of the version or its bytes), open promotions."""
+    """What points at a version, in words: aliases, pins (of the version or its bytes), open promotions, the release in
+    force."""
     mine = [version.model, version.version]
     at = sa.select(alias_head.c.alias).where(alias_head.c.model == mine[0], alias_head.c.version == mine[1])
     found = [f"alias {alias!r}" for alias in connection.scalars(at.order_by(alias_head.c.alias))]
@@ -148,7 +150,15 @@ def holders(connection: Connection, version: ModelVersion) -> list[str]:
         promotion.c.model == mine[0], promotion.c.version == mine[1], promotion.c.state.in_(sorted(_OPEN))
     )
     asked = asked.order_by(promotion.c.promotion_id)
-    return found + [f"promotion {row.promotion_id} ({row.state})" for row in connection.execute(asked)]
+    found += [f"promotion {row.promotion_id} ({row.state})" for row in connection.execute(asked)]
+    return found + (["the release in force"] if str(mine[1]) in _released(connection, version.model) else [])
+
+
+def _released(connection: Connection, model: str) -> tuple[str, ...]:
+    """The targets that the release of a model names."""
+    newest = sa.select(release.c.release).where(release.c.model == model).order_by(release.c.generation.desc())
+    text = connection.scalar(newest.limit(1))
+    return () if text is None else release_rules.targets(documents.parse(Release, text, "stored release"))
 
 
 _VERBS = {VersionState.RETIRED: "retire", VersionState.ACTIVE: "restore", VersionState.DELETED: "delete"}
