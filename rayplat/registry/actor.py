@@ -9,6 +9,7 @@ is in the record, and a call carries an idempotency key, so it can be sent again
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -149,6 +150,28 @@ class Registry:
             self._listeners -= 1
         newest = await self._read(lambda s: releases.get(s, model))
         return newest if newest.generation > generation else None
+
+    async def listen_many(self, known: Mapping[tuple[str, str], int], timeout_s: float) -> list[AliasHead]:
+        """`listen` for many aliases at once, by (model, alias): the heads that are newer than the generation known of
+        them, as soon as there is one; none after ``timeout_s``."""
+        self._keep_up()
+        deadline = time.monotonic() + min(timeout_s, _LONGEST_POLL_S)
+        self._listeners += 1
+        try:
+            while True:
+                changed, left_s = self._changed, deadline - time.monotonic()
+                cached = (self._heads.get(place) for place in known)
+                newer = [h for h in cached if h is not None and h.generation > known[h.model, h.alias]]
+                if newer:
+                    return newer
+                if left_s <= 0:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left_s)
+        finally:
+            self._listeners -= 1
+        heads = await self._read(aliases.listed)  # as in `listen`
+        return [h for h in heads if h.generation > known.get((h.model, h.alias), h.generation)]
 
     async def ack(self, model: str, alias: str, generation: int, replica_id: str) -> None:
         """``replica_id`` now serves ``generation``. Kept in memory: hosts repeat it with every poll."""

@@ -32,6 +32,7 @@ CALLS = frozenset(
         "read",
         "write",
         "listen",
+        "listen_many",
         "listen_release",
         "ack",
         "acks",

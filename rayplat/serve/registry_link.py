@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from rayplat import actors
 from rayplat.errors import Unavailable
 from rayplat.registry.calls import answer, packed
-from rayplat.types import AliasHead, ModelVersion, Principal, Release
+from rayplat.types import AliasHead, EndpointSpec, ModelVersion, Principal, Release
 
 _CALL_S = 5.0
+_ENDPOINTS = "rayplat.registry.record.endpoints"
 _LISTEN_GRACE_S = 10.0  # beyond the poll's own end: a registry that is silent for longer is taken for dead
 
 
@@ -33,6 +35,21 @@ class RegistryLink:
             "listen", timeout_s + _LISTEN_GRACE_S, model, alias, generation, timeout_s
         )
         return head
+
+    async def listen_many(self, known: Mapping[tuple[str, str], int], timeout_s: float) -> list[AliasHead]:
+        """The heads newer than the generations in ``known``, by (model, alias); none after ``timeout_s``."""
+        heads: list[AliasHead] = await self._call("listen_many", timeout_s + _LISTEN_GRACE_S, dict(known), timeout_s)
+        return heads
+
+    async def endpoint(self, model: str, alias: str) -> EndpointSpec | None:
+        """How an alias is served according to the record; None where it is not."""
+        found: EndpointSpec | None = await self._call("read", _CALL_S, f"{_ENDPOINTS}:find", (model, alias))
+        return found
+
+    async def endpoints(self) -> list[EndpointSpec]:
+        """Every served alias."""
+        found: list[EndpointSpec] = await self._call("read", _CALL_S, f"{_ENDPOINTS}:listed")
+        return found
 
     async def listen_release(self, model: str, generation: int, timeout_s: float) -> Release | None:
         release: Release | None = await self._call(

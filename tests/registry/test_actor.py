@@ -82,6 +82,22 @@ def test_a_listener_that_is_behind_is_answered_at_once_and_silence_ends_in_none(
     play(database_url, story)
 
 
+def test_one_poll_waits_for_any_of_many_aliases(database_url: str) -> None:
+    async def story(registry: Registry) -> None:
+        known = {(MODEL, ALIAS): 0, (MODEL, "challenger"): 0}
+        waiting = asyncio.create_task(registry.listen_many(known, 30))
+        await listening(registry, 1)
+        head = await move(registry, 1)
+        assert await asyncio.wait_for(waiting, 5) == [head]
+        assert await registry.listen_many(known, 30) == [head]
+        assert await registry.listen_many({(MODEL, ALIAS): 1}, 0.01) == []
+        registry._heads.clear()
+        assert await registry.listen_many(known, 0.01) == [head]
+        assert (await registry.heartbeat())["listeners"] == 0
+
+    play(database_url, story)
+
+
 def test_the_end_of_a_poll_reads_the_record_so_a_missed_notice_costs_one_poll(database_url: str) -> None:
     async def story(registry: Registry) -> None:
         head = await move(registry, 1)
