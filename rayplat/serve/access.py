@@ -8,6 +8,7 @@ the control API, which can verify them.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ CONTROL = Role.DEVELOPER  # whatever changes what is served: load, unload, split
 
 _UNKNOWN_S = 1.0  # an unknown token is not asked about again for so long
 _ASKING = 16  # questions to the registry at the same time; a flood of wrong tokens must not become its load
+_KEPT = 4096  # tokens that are remembered
 _NOT_KNOWN = "the token is not known, or it has been revoked or has expired"
 
 
@@ -37,8 +39,9 @@ class Access:
     def __init__(
         self, registry: Authenticating, token_cache_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._registry, self._clock = registry, clock
-        self._tokens = identity.TokenCache(token_cache_s, clock=clock)
+        self._registry, self._token_cache_s, self._clock = registry, token_cache_s, clock
+        self._checked: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._tokens = identity.TokenCache(token_cache_s, size=_KEPT, clock=clock)
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Principal | None]] = {}
 
@@ -51,21 +54,37 @@ class Access:
         `PREDICT` always need one. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` where the registry is down
         and has never been asked about this token.
         """
-        if public and role is PREDICT:
-            return await self._anyone(authorization)
-        secret = identity.bearer(authorization)
-        principal = self._tokens.get(secret) or await self._asked(secret)
-        identity.require(principal, role)
+        if authorization is None:
+            if public and role is PREDICT:
+                return None
+            raise Unauthenticated()
+        raw = authorization.encode("utf-8", "surrogatepass") if isinstance(authorization, str) else authorization
+        key = hashlib.sha256(raw).digest()
+        found = self._checked.get(key)
+        if found is not None and self._clock() < found[1]:
+            principal = found[0]
+        else:
+            try:
+                principal = await self._known(key, authorization)
+            except (Unauthenticated, Unavailable):
+                if public and role is PREDICT:
+                    return None
+                raise
+        if role is not PREDICT:  # which every role includes
+            identity.require(principal, role)
         return principal
 
-    async def _anyone(self, authorization: str | bytes | None) -> Principal | None:
-        if authorization is None:
-            return None
-        try:
-            secret = identity.bearer(authorization)
-            return self._tokens.get(secret) or await self._asked(secret)
-        except (Unauthenticated, Unavailable):
-            return None
+    async def _known(self, key: bytes, authorization: str | bytes) -> Principal:
+        """Check a header that is not remembered as it stands. One that is, is the common case and costs a hash."""
+        secret = identity.bearer(authorization)
+        principal = self._tokens.get(secret)
+        if principal is None:
+            asked_at = self._clock()
+            principal = await self._asked(secret)
+            self._checked[key] = (principal, asked_at + self._token_cache_s)
+            while len(self._checked) > _KEPT:
+                self._checked.popitem(last=False)
+        return principal
 
     async def _asked(self, secret: str) -> Principal:
         """What the registry says, asked once however many requests wait for it."""
@@ -89,7 +108,7 @@ class Access:
         self._tokens.put(secret, principal)
         if principal is None:
             self._unknown[token_hash] = self._clock()
-            while len(self._unknown) > 1024:
+            while len(self._unknown) > _KEPT:
                 self._unknown.popitem(last=False)
             raise Unauthenticated(_NOT_KNOWN)
         return principal
