@@ -67,7 +67,7 @@ def write(data: ray.data.Dataset, target: Target) -> Written:
         return sink.written()
     except BaseException as e:
         remove_written(target.place, str(sink.id))
-        cause = _ours(e)
+        cause = our_error(e)
         if cause is not None and cause is not e:
             raise cause from e
         raise
@@ -96,7 +96,7 @@ def thin_all(scans: Sequence[Scan], gone: Gone, by: Sequence[str]) -> list[list[
             error = error or e
     if error is not None:
         remove_files(scans[0].place, [file for result in done for file in result or ()])
-        raise _ours(error) or error
+        raise our_error(error) or error
     return done
 
 
@@ -177,7 +177,7 @@ def _after(findings: Findings, rows: int) -> Findings:
     return replace(findings, broken=tuple(replace(b, rows=tuple(i + rows for i in b.rows)) for b in findings.broken))
 
 
-def _ours(error: BaseException | None) -> RayplatError | None:
+def our_error(error: BaseException | None) -> RayplatError | None:
     """The platform's error inside what Ray raised."""
     while error is not None:
         if isinstance(error, RayplatError):

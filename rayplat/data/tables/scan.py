@@ -105,6 +105,21 @@ class Scan:
                 parts.append(one._dataset(None).head(left, columns=names) if plain else one.table(names).slice(0, left))
         return pa.concat_tables(parts) if parts else self._empty(columns)
 
+    def slice(self, start: int, count: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows ``start`` to ``start + count`` of `table`; of large files only the row groups that hold them are
+        read."""
+        self.check(columns, None)
+        parts: list[pa.Table] = []
+        for file in self.files:
+            one = replace(self, files=(file,))
+            rows = one.count()
+            if start < rows and count > 0:
+                with _named_errors(one):
+                    parts.append(one._slice(start, min(rows - start, count), columns))
+                count -= parts[-1].num_rows
+            start = max(start - rows, 0)
+        return pa.concat_tables(parts) if parts else self._empty(columns)
+
     def prune(self, where: pc.Expression) -> Scan:
         """Without the files that cannot hold a row for which ``where`` is true."""
         self.check(None, where)
@@ -165,6 +180,23 @@ class Scan:
                 else:
                     files = part.files if where is None else part.prune(where).files
                     yield from (part._read(file, columns, where) for file in files)
+
+    def _slice(self, start: int, count: int, columns: Sequence[str] | None) -> pa.Table:
+        """Rows of the only file."""
+        if not self._is_plain(self.files[0]):
+            return self.table(columns).slice(start, count)
+        fragment = next(iter(self._dataset(None).get_fragments()))
+        groups, first, before = [], 0, 0
+        for group in fragment.row_groups:
+            if before + group.num_rows <= start:
+                first = before + group.num_rows
+            elif before < start + count:
+                groups.append(group.id)
+            before += group.num_rows
+        names = self.schema.names if columns is None else list(columns)
+        chosen = [fragment.subset(row_group_ids=groups)]
+        found = pads.FileSystemDataset(chosen, self.schema, _FORMAT, self.place.filesystem).to_table(columns=names)
+        return found.slice(start - first, count)
 
     def _plain_rows(self, names: list[str] | None, where: pc.Expression | None) -> Iterator[pa.Table]:
         if where is None or not self._on_floats(where):

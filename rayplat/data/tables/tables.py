@@ -28,6 +28,7 @@ from rayplat.types import Column, Commit, TableInfo, TableVersion, check_name
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from rayplat.data.tables.batch import Written
     from rayplat.data.tables.checks import Checks
 
 
@@ -167,6 +168,28 @@ class Tables:
         once = (*transactions, *_one(transaction))
         terms = Terms(run_id, once, checks, dict(metadata or {}))
         return self._done(name, writes.append(self.place(name), data, terms, evolve=evolve))
+
+    def write_files(self, name: str, data: pa.Table) -> Written:
+        """Write ``data`` as files of the table ``name``, which need not be there yet; they belong to no version until
+        `adopt` commits them. For workers."""
+        return batch.write(self.place(name), data, None, (), None)
+
+    def adopt(
+        self,
+        name: str,
+        written: Written,
+        *,
+        transaction: Transaction,
+        run_id: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> TableVersion:
+        """Add the rows of what `write_files` wrote, once under ``transaction``: where that was committed before, the
+        files are removed. Makes the table where there is none, adds (nullable) columns that it lacks.
+
+        Raises `SchemaMismatch` for a column of another type, `Conflict` for a table with partitions or checks.
+        """
+        terms = Terms(run_id, (transaction,), None, dict(metadata or {}))
+        return self._done(name, writes.adopt(self.place(name), written, terms))
 
     def overwrite(
         self,

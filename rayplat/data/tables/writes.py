@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.data.tables import log
-from rayplat.data.tables.batch import checks_of, described, judge, write
+from rayplat.data.tables.batch import Written, checks_of, described, judge, write
 from rayplat.data.tables.evolve import columns_of, grow
 from rayplat.data.tables.features import refuse_unwritable
 from rayplat.data.tables.files import NewFile, partition_text, remove_files
@@ -24,7 +25,7 @@ from rayplat.data.tables.rewrite import Gone, Rewriter, partition_is, runner
 from rayplat.data.tables.schema import check_partitions, new_schema
 from rayplat.data.tables.settle import refuse_changed, removable, settle
 from rayplat.data.tables.snapshot import partition_columns, scan_of, schema_of
-from rayplat.errors import AlreadyExists, InvalidInput
+from rayplat.errors import AlreadyExists, Conflict, InvalidInput, RayplatError, SchemaMismatch
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -105,6 +106,32 @@ def append(place: Place, data: pa.Table | Dataset, terms: Terms, *, evolve: bool
         exact = bool(checks and checks.unique)  # what was compared must still be all there is
         notes = terms.notes("append", written.files)
         return Change(written.files, exact=exact, noted=notes, once=terms.once)
+
+    return settle(place, terms.once, table, plan, lambda: written.files)
+
+
+def adopt(place: Place, written: Written, terms: Terms) -> int:
+    """Add the rows of files that workers have written under ``place`` (`batch.write`); makes the table where there is
+    none, and gives it columns that it lacks. Files that no version names in the end are removed."""
+    schema = written.schema if written.schema is not None else pa.schema([])
+    try:
+        if not log.exists(place):
+            first = Change(written.files, schema=schema, noted=terms.notes("create", written.files), once=terms.once)
+            with suppress(log.Moved):  # another writer made it first
+                return log.create(place, first, (), _CONFIGURATION)
+        table = log.load(place)
+        if log.committed(place, table, terms.once):
+            remove_files(place, written.files)
+            return int(table.version())
+        refuse_unwritable(place.name, table, removes=False)
+        table = grow(place, schema)
+    except RayplatError:
+        remove_files(place, written.files)
+        raise
+
+    def plan(table: DeltaTable) -> Change:
+        _refuse_misfits(place, table, schema)
+        return Change(written.files, exact=False, noted=terms.notes("append", written.files), once=terms.once)
 
     return settle(place, terms.once, table, plan, lambda: written.files)
 
@@ -222,3 +249,18 @@ def upsert(
     return settle(
         place, terms.once, table, plan, lambda: [*written.files, *(f for r in rewriters for f in r.written())]
     )
+
+
+def _refuse_misfits(place: Place, table: DeltaTable, schema: pa.Schema) -> None:
+    """Raises `SchemaMismatch` where ``schema`` does not fit the table's columns, `Conflict` for a table that files from
+    workers cannot be added to."""
+    if partition_columns(table) or checks_of(table, None):
+        raise Conflict(f"table {place.name!r} has partitions or checks: files of workers cannot be added to it")
+    now = schema_of(table)
+    for column in schema:
+        there = now.field(column.name).type
+        if there != column.type:
+            raise SchemaMismatch(column.name, f"table {place.name!r} has {there} there, not {column.type}")
+    for column in now:
+        if not column.nullable and column.name not in schema.names:
+            raise SchemaMismatch(column.name, f"table {place.name!r} needs this column")
