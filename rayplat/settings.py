@@ -195,6 +195,14 @@ class LogSettings(_Group):
     buffer_rows: int = Field(65_536, description="Rows a host buffers; beyond it the oldest drop and are counted.")
     flush_s: float = Field(0.25, description="Longest time a row waits in the host.")
     commit_s: float = Field(2.0, description="Longest time between commits of the writer.")
+    spool_bytes: int = Field(
+        1 << 30, description="Bytes a host with durability `spool` keeps on its disk; then it drops."
+    )
+    spool_fsync_s: float = Field(
+        1.0, gt=0, description="How often spooled rows are forced to the disk, in seconds: what a power cut may cost."
+    )
+    compact_s: float = Field(600.0, gt=0, description="How often the writer looks for small files to join, in seconds.")
+    compact_files: int = Field(32, ge=2, description="Small files of one day from which on they are joined.")
 
 
 class MonitorSettings(_Group):

@@ -27,7 +27,7 @@ ANSWERED = 200
 SHADOW = "shadow"
 MOST_VALUES = 64  # of one output for one row in `answer`; of a larger one only its shape is kept
 
-_ENTITY = "entity"
+ENTITY = "entity"
 _TIME = pa.timestamp("us", tz="UTC")
 SCHEMA = pa.schema(
     [
@@ -143,7 +143,7 @@ def _layout(record: Record) -> _Layout:
     names = list(outputs)
     first = names[0] if names and _kind(outputs[names[0]]) == "numeric" else None
     shown = tuple(name for name in names if name != first and name not in record.redact)
-    entity = record.entity is not None and _ENTITY not in record.redact
+    entity = record.entity is not None and ENTITY not in record.redact
     prediction = None if first in record.redact else first
     return _Layout(tuple(numeric), tuple(categorical), prediction, shown, entity)
 
@@ -166,7 +166,7 @@ def _table(layout: _Layout, records: list[Record], replica: str) -> pa.Table:
     counts = np.array([record.rows for record in records])
     rows = int(counts.sum())
     received = [record.received_at for record in records]
-    by_record = {
+    by_record: dict[str, list[Any]] = {
         "request_id": [record.request_id for record in records],
         "received_at": received,
         "event_time": [record.event_time for record in records],

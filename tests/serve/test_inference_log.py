@@ -13,7 +13,7 @@ from rayplat.serve import log_schema
 from rayplat.serve.inference_log import InferenceLogWriter
 from rayplat.settings import Settings
 from rayplat.types import TableVersion
-from tests.serve.test_tap import record
+from tests.serve.log_fakes import record
 
 
 class FailingTables(Tables):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,37 +12,18 @@ import pytest
 
 from rayplat.errors import InvalidInput
 from rayplat.serve import log_schema, tap
-from rayplat.serve.log_schema import Record
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import LogSettings
-from tests.serve.fakes import FakeSink, head
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def record(request_id: str, rows: int = 1, **change: Any) -> Record:
-    values: dict[str, Any] = {
-        "request_id": request_id,
-        "rows": rows,
-        "received_at": NOW,
-        "event_time": NOW,
-        "head": head(1, 1),
-        "version": 1,
-        "entity": [f"F{i}" for i in range(rows)],
-        "inputs": {"temp": np.arange(rows, dtype=np.float64), "carrier": ["UA"] * rows},
-        "outputs": {"p": np.full(rows, 0.5, np.float32)},
-        "latency_ms": 1.5,
-        "status": 200,
-        "variant": "champion",
-        "role": "primary",
-    }
-    return Record(**(values | change))
+from tests.serve.log_fakes import FakeSink, record
 
 
 class Still(InferenceTap):
-    """A tap whose thread does nothing: tests call `step`."""
+    """A tap whose threads do nothing: tests call `step`."""
 
     def _run(self) -> None:
+        return
+
+    def _inherit(self, root: Path) -> None:
         return
 
 
@@ -161,23 +142,14 @@ def test_flush_asks_the_writer_to_commit_and_gives_up_in_time(sink: FakeSink) ->
     assert t.close(5)
 
 
-def test_many_threads_record_and_every_row_arrives_once() -> None:
+def test_every_row_arrives_once_while_the_thread_takes_what_the_loop_adds() -> None:
     sink = FakeSink()
-    t = InferenceTap(sink, LogSettings(flush_s=0.001), "r")
-
-    def work(name: int) -> None:
-        for i in range(500):
-            t.record(record(f"{name}-{i}"))
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert t.close(10)
-    found = [name for batch in ids(sink.sent) for name in batch]
-    assert len(found) == 2000
-    assert len(set(found)) == 2000
+    t = InferenceTap(sink, LogSettings(flush_s=0.0001), "r")
+    for i in range(20_000):
+        t.record(record(str(i)))
+    assert t.close(20)
+    assert [name for batch in ids(sink.sent) for name in batch] == [str(i) for i in range(20_000)]
+    assert t.stats() == {"recorded": 20_000, "committed": 20_000, "dropped": 0, "waiting": 0}
 
 
 def test_rows_as_the_log_has_them() -> None:
