@@ -44,8 +44,8 @@ class Rayplat:
             out, err = process.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def json(self, *arguments: str) -> Any:
-        done = self.run(*arguments, "--json")
+    def json(self, *arguments: str, timeout_s: float = 120) -> Any:
+        done = self.run(*arguments, "--json", timeout_s=timeout_s)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

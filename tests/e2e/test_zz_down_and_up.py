@@ -24,7 +24,7 @@ def test_down_ends_everything_and_up_finds_all_of_it(live: Live) -> None:
     assert processes.marked(mark) == []
     assert live.rayplat.run("down").returncode == 1
 
-    started = live.rayplat.json("up")["started"]
+    started = live.rayplat.json("up", timeout_s=300)["started"]
     assert "endpoints" in started
     again = Platform(str(state.require(live.rayplat.home).serve_url), token=live.token)
     assert again.aliases.get(MODEL, "champion") == head
