@@ -198,7 +198,8 @@ class DataPlane:
         except RayplatError as e:
             self._count(target, 0, e.http_status, began)
             raise
-        self._count(answer.variant, answer.loaded.version, 200, began)
+        if self._counts is not None:  # as its own host measured it: variants are compared without the way between hosts
+            self._counts.answered(answer.variant, answer.loaded.version, 200, answer.latency_ms)
         return answer
 
     async def _here(self, request: InferRequest, call: Call, serving: Serving, role: str, began: float) -> Answer:

@@ -10,20 +10,19 @@ import asyncio
 import contextlib
 import logging
 import pickle
-import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rayplat.errors import PartFailed, RayplatError
+from rayplat.serve import forwarding
 from rayplat.serve.access import Access
 from rayplat.serve.asgi import HttpApp
 from rayplat.serve.batching import Batcher
-from rayplat.serve.dataplane import SHADOW, DataPlane, Releasing, relabelled
+from rayplat.serve.dataplane import SHADOW, Counting, DataPlane, Releasing, relabelled
 from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.http import Receive, Scope, Send
 from rayplat.serve.metrics import HostMetrics
 from rayplat.serve.ports import Loader, RegistryPort
-from rayplat.serve.request import Call, InferRequest
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import ServeSettings
 from rayplat.types import EndpointSpec
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 4.0  # what a stopping host may take to hand its last rows to the log
 
 
-class Release(Releasing):
+class Release(Releasing, Protocol):
     """Release control with a life of its own: it follows the registry and talks to other hosts."""
 
     async def start(self) -> None: ...
@@ -41,6 +40,8 @@ class Release(Releasing):
     async def stop(self) -> None: ...
 
     def stats(self) -> dict[str, Any]: ...
+
+    def counting(self, then: Counting | None) -> Counting: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ModelHost:
             (self._follower, pinned),
             self._batcher,
             tap=parts.tap,
-            counts=self._metrics,
+            counts=self._metrics if parts.releasing is None else parts.releasing.counting(self._metrics),
             releasing=parts.releasing,
         )
         access = parts.access or Access(parts.registry, settings.token_cache_s)
@@ -114,17 +115,15 @@ class ModelHost:
     # --- what other processes ask, by handle ----------------------------------------------------------
 
     async def infer_forwarded(self, packed: bytes) -> bytes:
-        """The answer to a request that came to another process: ``packed`` is a pickle of (request, call, role), the
-        answer one of (True, `Answer`) or (False, our error). The caller has checked who asks."""
-        request, call, role = pickle.loads(packed)
+        """The answer to a request that came to another process (`forwarding`), which has checked who asks."""
+        request, call, role, known = forwarding.unpack_request(packed)
         try:
-            answered = await self.plane.infer_as(role, request, call)
-            return pickle.dumps((True, relabelled(answered)))
+            return forwarding.pack_answer(await self.plane.infer_as(role, request, call), known)
         except RayplatError as e:
-            return pickle.dumps((False, e.with_traceback(None)))
+            return forwarding.pack_error(e)
         except Exception:
             log.exception("a forwarded request failed", extra={"model": self._spec.model, "alias": self._spec.alias})
-            return pickle.dumps((False, PartFailed("the answer", "an internal error, see the host's log")))
+            return forwarding.pack_error(PartFailed("the answer", "an internal error, see the host's log"))
 
     async def infer_remote(self, packed: bytes) -> bytes:
         """The answer to a client's request that came to the gRPC server: ``packed`` is a pickle of (request, call, exact
@@ -141,9 +140,8 @@ class ModelHost:
 
     async def shadow(self, packed: bytes) -> None:
         """Compute copies of other hosts' requests, one after the other, for the log only."""
-        copies: list[tuple[InferRequest, Call]] = pickle.loads(packed)
-        for request, call in copies:
-            fresh = replace(call, deadline=time.monotonic() + self._spec.limits.deadline_s)
+        for request, call in forwarding.unpack_copies(packed):
+            fresh = forwarding.within(call, self._spec.limits.deadline_s)
             with contextlib.suppress(RayplatError):  # it is in the log, with its status
                 await self.plane.infer_as(SHADOW, request, fresh)
 

@@ -63,14 +63,14 @@ class Tally:
     that they are about what is in force, and a controller that restarts needs no memory of its own."""
 
     def __init__(self, then: Counting | None = None) -> None:
-        self._then = then
+        self.then = then
         self._generation = 0
         self._variants: dict[str, list[int]] = {}
 
     def answered(self, variant: str, version: int, status: int, latency_ms: float) -> None:
         """Count one. ``latency_ms`` is what the host that computed it took: the way there is not the variant's."""
-        if self._then is not None:
-            self._then.answered(variant, version, status, latency_ms)
+        if self.then is not None:
+            self.then.answered(variant, version, status, latency_ms)
         found = self._variants.get(variant)
         if found is None:
             found = self._variants[variant] = [0] * (len(BOUNDS_MS) + 3)

@@ -15,7 +15,8 @@ PRIMARY, SPLIT, CANARY, OVERRIDE = "primary", "split", "canary", "override"
 
 
 class RoutingDecision(NamedTuple):
-    """``target`` None: the host's own alias answers. ``role`` says why, ``shadows`` who gets a copy."""
+    """``target`` None: the host's own alias answers. ``role`` says why, ``shadows`` who gets a copy. Names are those of
+    `variant`: an alias, or ``v7`` for an exact version."""
 
     target: str | None
     role: str
@@ -59,7 +60,7 @@ class RoutingPolicy:
             request_id = call.request_id
             shadows += tuple([name for name, salt, end in plan.sampled if position_after(salt, request_id) < end])
         target, role = self._target(plan, call, request)
-        if target in shadows:  # it answers already
+        if target is not None and target in shadows:  # it answers already
             shadows = tuple(name for name in shadows if name != target)
         return RoutingDecision(target, role, shadows)
 
@@ -71,7 +72,7 @@ class RoutingPolicy:
         if plan.shares is None:
             return None, PRIMARY
         found = plan.shares.target(plan.split_key.of(request, call))
-        return (None if found == self._primary else found), SPLIT
+        return (None if found == self._primary else variant(found)), SPLIT
 
     def _overridden(self, release: Release, target: str, call: Call) -> RoutingDecision:
         if target == self._primary:
@@ -80,12 +81,11 @@ class RoutingPolicy:
             who = call.principal.name if call.principal is not None else "the caller"
             raise Forbidden(who, f"the release of this model takes no {TARGET_HEADER} header")
         known = targets(release)
-        if (number := target.removeprefix("v")) in known and number.isdigit():
-            target = number  # answers name a version so
-        if target not in known:
+        name = next((variant(found) for found in known if target in (found, variant(found))), None)
+        if name is None:
             named = ", ".join([self._primary, *known])
             raise InvalidInput(TARGET_HEADER, f"{target[:80]!r} is no target of this model's release; it names {named}")
-        return RoutingDecision(target, OVERRIDE, ())
+        return RoutingDecision(name, OVERRIDE, ())
 
     def _planned(self, release: Release) -> _Plan:
         canary, split = release.canary, release.split
@@ -95,11 +95,11 @@ class RoutingPolicy:
         return _Plan(
             release=release,
             plain=RoutingDecision(None, PRIMARY, ()) if nobody else None,
-            canary=(canary.target, prefix(f"canary:{canary.target}"), threshold(taken)) if canary and taken else None,
+            canary=_rising(canary, taken) if canary and taken else None,
             canary_key=StickyKey(canary.sticky if canary else "request_id"),
             shares=Shares(split.shares, split.salt) if split else None,
             split_key=StickyKey(split.sticky if split else "request_id"),
-            always=tuple(s.target for s in shadows if s.sample >= 1),
+            always=tuple(variant(s.target) for s in shadows if s.sample >= 1),
             sampled=tuple(_sampled(s) for s in shadows if 0 < s.sample < 1),
         )
 
@@ -119,11 +119,11 @@ def targets(release: Release) -> tuple[str, ...]:
 
 
 def answering(release: Release, primary: str) -> frozenset[str]:
-    """The targets other than ``primary`` that requests are sent to, or copied to, as it stands."""
+    """The variants other than ``primary`` that requests are sent to, or copied to, as it stands."""
     found = {share.target for share in release.split.shares} if release.split else set()
     found |= {release.canary.target} if release.canary and fraction(release.canary) else set()
     found |= {shadow.target for shadow in release.shadows if shadow.sample > 0}
-    return frozenset(found - {primary})
+    return frozenset(variant(target) for target in found - {primary})
 
 
 def headers(release: Release) -> frozenset[str]:
@@ -134,5 +134,14 @@ def headers(release: Release) -> frozenset[str]:
     return frozenset({TARGET_HEADER, *(key.name for key in keys if key.kind == "header")})
 
 
+def variant(target: str) -> str:
+    """The name by which answers, counts and applications know a target: an alias's own, ``v7`` for version 7."""
+    return f"v{target}" if target.isdigit() else target
+
+
+def _rising(canary: Canary, taken: float) -> tuple[str, bytes, int]:
+    return variant(canary.target), prefix(f"canary:{canary.target}"), threshold(taken)
+
+
 def _sampled(shadow: Shadow) -> tuple[str, bytes, int]:
-    return shadow.target, prefix(f"shadow:{shadow.target}"), threshold(shadow.sample)
+    return variant(shadow.target), prefix(f"shadow:{shadow.target}"), threshold(shadow.sample)
