@@ -58,6 +58,11 @@ class LoadedModel:
             results = self._forward(torch.from_numpy(x), torch.from_numpy(c))
         return {name: tensor.numpy() for name, tensor in zip(self.spec.outputs, results, strict=True)}
 
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """``{"columns": …, "outputs": …}``: the rows that `warm_up` runs."""
+        return self._example
+
     def warm_up(self) -> None:
         """Run the stored example; raises `Corrupt` where the outputs are not the stored ones (within 1e-5)."""
         found = self.predict(self._example["columns"])
@@ -128,11 +133,12 @@ def load_bundle(folder: Path) -> LoadedModel:
 
 
 def _load_graph(folder: Path, spec: ModelSpec, encoding: Encoding) -> Callable[..., Any]:
-    forward, shapes = pt2.load(folder / GRAPH_FILE)
+    graph = pt2.load(folder / GRAPH_FILE)
     expected = [(-1, len(encoding.numeric)), (-1, len(encoding.categorical))]
-    if shapes != expected:
-        raise SchemaMismatch("model.pt2", f"takes inputs of shape {shapes}, the spec of {spec.model!r} says {expected}")
-    return forward
+    if graph.shapes != expected:
+        said = f"takes inputs of shape {graph.shapes}, the spec of {spec.model!r} says {expected}"
+        raise SchemaMismatch("model.pt2", said)
+    return graph.forward
 
 
 def _read(folder: Path) -> tuple[ModelSpec, Encoding, Any]:

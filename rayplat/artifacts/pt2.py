@@ -11,6 +11,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,9 +50,19 @@ def save(exported: Any, path: Path) -> None:
     torch.export.save(exported, path)
 
 
-def load(path: Path) -> tuple[Callable[..., Any], list[tuple[int, ...]]]:
-    """``(forward, shapes)``: the graph as a plain function of its inputs returning a tuple of tensors, and the
-    inputs' shapes with -1 for the batch. Raises `InvalidInput` for anything that is not plainly data."""
+@dataclass(frozen=True)
+class Graph:
+    """``forward``: a plain function of the inputs returning a tuple of tensors. ``shapes`` are the inputs', with -1 for
+    the batch, ``dtypes`` their types as numpy calls them; ``outputs`` tensors come out."""
+
+    forward: Callable[..., Any]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[str]
+    outputs: int
+
+
+def load(path: Path) -> Graph:
+    """The graph in an archive. Raises `InvalidInput` for anything that is not plainly data."""
     audit(path)
     import torch
 
@@ -59,11 +70,13 @@ def load(path: Path) -> tuple[Callable[..., Any], list[tuple[int, ...]]]:
         exported = torch.export.load(path)
         signature, tensors = exported.graph_signature, {**exported.state_dict, **exported.constants}
         bound = [tensors[spec.target].detach() for spec in signature.input_specs if spec.target is not None]
-        shapes = [_shape(node) for node in exported.graph.nodes if node.name in signature.user_inputs]
+        inputs = [node for node in exported.graph.nodes if node.name in signature.user_inputs]
+        shapes = [_shape(node) for node in inputs]
+        dtypes = [str(node.meta["val"].dtype).removeprefix("torch.") for node in inputs]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as e:
         raise InvalidInput(path.name, f"torch cannot read this graph: {e}") from e
     forward = exported.graph_module.forward
-    return lambda *inputs: forward(*bound, *inputs), shapes
+    return Graph(lambda *given: forward(*bound, *given), shapes, dtypes, len(signature.user_outputs))
 
 
 def audit(path: Path, file: BinaryIO | None = None) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rayplat.artifacts import bundle
-from rayplat.artifacts.formats import descriptor
+from rayplat.artifacts.formats import descriptor, graph
 from rayplat.artifacts.formats.tree import Tree
-from rayplat.types import ModelSpec
+from rayplat.types import ModelSpec, Signature, TensorSpec
 
 _MAX_SPEC_BYTES = 64 << 20
 _SAME = {"double": "number", "float": "number", "numeric": "number", "categorical": "string"}
+_SAME |= {"BYTES": "string", "INT64": "long", "INT32": "integer", "BOOL": "boolean"}
+_SAME |= {"FP16": "number", "FP32": "number", "FP64": "number"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,18 @@ def of_spec(spec: ModelSpec) -> Schema:
     return Schema(inputs, tuple(Field(name, "number") for name in spec.outputs))
 
 
+def of_signature(signature: Signature) -> Schema:
+    """The schema of whatever has a signature: floats of any width are numbers. What is looked up need not be sent, but
+    a request that sends it may be refused for a missing value."""
+    looked_up = bool(signature.keys)
+    inputs = (Field(s.name, _tensor(s), not s.nullable if looked_up else s.required) for s in signature.inputs)
+    return Schema(tuple(inputs), tuple(Field(s.name, _tensor(s)) for s in signature.outputs))
+
+
 def of_tree(tree: Tree) -> Schema | None:
     """The schema of the model in ``tree``; None where it declares none. Raises `InvalidInput` for a damaged one."""
+    if graph.FILE in tree.sizes:
+        return of_signature(graph.signature_of(graph.parse(tree.read(graph.FILE, _MAX_SPEC_BYTES))))
     if bundle.SPEC_FILE in tree.sizes:
         return of_spec(bundle.parse_spec(tree.read(bundle.SPEC_FILE, _MAX_SPEC_BYTES)))
     described = descriptor.read(tree)
@@ -84,3 +96,8 @@ def _outputs(candidate: Schema, champion: Schema) -> Iterator[str]:
 
 def _kind(name: str) -> str:
     return _SAME.get(name, name)
+
+
+def _tensor(spec: TensorSpec) -> str:
+    kind = _kind(spec.logical or spec.datatype)
+    return kind if len(spec.shape) == 1 else f"{kind} {list(spec.shape)}"

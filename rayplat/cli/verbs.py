@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, files, lineage_export, render
+from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, render
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -67,6 +67,7 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "audit verify": files.verify_audit,
     "audit export": files.export_audit,
     "lineage export": lineage_export.export,
+    "model compose": graph_file.compose,
 }
 _SIMPLE = (str, int, float, bool)
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY  # a parameter that is named in Python is an option here

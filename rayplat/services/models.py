@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from rayplat.errors import InvalidInput
 from rayplat.registry import comparison
 from rayplat.registry.adopt import MlflowSource
 from rayplat.registry.record import aliases, pins, versions
-from rayplat.services import registration
+from rayplat.services import composing, registration
 from rayplat.services.registration import Verified
 from rayplat.services.verbs import Noun, route
 from rayplat.types import Adopted, ModelDiff, ModelVersion, RecordPin, Role, TableVersion
@@ -55,6 +56,14 @@ class Models(Noun):
             self._context, model, digest, run_id, training_set, pins, metrics or {}, baseline
         )
         return registration.register(self._context, candidate)
+
+    @route("POST", "/model-graphs", Role.DEVELOPER, long=True)
+    def compose(self, graph: dict[str, Any]) -> ModelVersion:
+        """Register a graph of other models' versions as a model: ``model``, ``nodes`` and ``outputs`` of it.
+
+        Aliases are resolved now, and every part is pinned by its digest. InvalidInput names the node that is unknown,
+        part of a cycle, or does not fit what feeds it."""
+        return composing.compose(self._context, graph)
 
     @route("POST", "/model-imports", Role.ADMIN, long=True)
     def adopt(

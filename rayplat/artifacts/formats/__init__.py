@@ -3,7 +3,7 @@
 from rayplat.artifacts.formats.detect import detect
 from rayplat.artifacts.formats.digests import code_digest, env_digest, payload_digest, reader
 from rayplat.artifacts.formats.format import Format, Predictor
-from rayplat.artifacts.formats.loading import load, load_approved
+from rayplat.artifacts.formats.loading import load, load_approved, load_found
 from rayplat.artifacts.formats.tree import Tree, folder_tree, stored_tree
 from rayplat.artifacts.formats.trial import attempt
 
@@ -18,6 +18,7 @@ __all__ = [
     "folder_tree",
     "load",
     "load_approved",
+    "load_found",
     "payload_digest",
     "reader",
     "stored_tree",

@@ -10,25 +10,39 @@ import numpy.typing as npt
 
 from rayplat.errors import SchemaMismatch
 
-Matrix = npt.NDArray[np.float32]
+Matrix = npt.NDArray[Any]
 
 
-def matrix(columns: Mapping[str, Any], names: Sequence[str], width: int | None) -> Matrix:
-    """FP32 [n, width]: the columns ``names`` in order (None and NaN are missing), or the only value where it has two
-    dimensions. Raises `SchemaMismatch` naming the column."""
-    arrays = {name: np.asarray(value) for name, value in columns.items()}
-    if len(arrays) == 1 and next(iter(arrays.values())).ndim == 2:
-        name, found = next(iter(arrays.items()))
-        return _checked(name, found, width)
+def matrix(columns: Mapping[str, Any], names: Sequence[str], width: int | None, dtype: Any = np.float32) -> Matrix:
+    """[n, width] of ``dtype``: the columns ``names`` in order (None and NaN are missing), or the only value where it
+    has two dimensions. With ``dtype`` None numbers stay as wide as they came: float32 where all are, else float64.
+    Raises `SchemaMismatch` naming the column."""
+    whole = only_matrix(columns)
+    if whole is not None:
+        return _checked(*whole, width, dtype)
     if not names:
         raise SchemaMismatch("inputs", "the model names no columns: give one array of shape [rows, width]")
-    absent = [name for name in names if name not in arrays]
-    if absent:
-        raise SchemaMismatch(absent[0], "this column is absent and the model needs it")
-    lengths = {arrays[name].shape for name in names}
-    if len(lengths) != 1 or len(next(iter(lengths))) != 1:
-        raise SchemaMismatch("inputs", f"every column needs the same number of values, found shapes {sorted(lengths)}")
-    return _checked("inputs", np.stack([_numbers(name, arrays[name]) for name in names], axis=1), width)
+    found = [_column(name, columns) for name in names]
+    rows = len(found[0])
+    for name, values in zip(names, found, strict=True):
+        if len(values) != rows:
+            shapes = sorted({(len(v),) for v in found})
+            raise SchemaMismatch(
+                "inputs", f"every column needs the same number of values, found shapes {shapes}: {name}"
+            )
+    x = np.empty((rows, len(found)), dtype=_wide(found) if dtype is None else dtype)
+    for i, values in enumerate(found):
+        x[:, i] = values
+    return x if width is None or width == len(found) else _checked("inputs", x, width, dtype)
+
+
+def only_matrix(columns: Mapping[str, Any]) -> tuple[str, Matrix] | None:
+    """The name and value of the only input, where that has two dimensions."""
+    if len(columns) != 1:
+        return None
+    ((name, value),) = columns.items()
+    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    return (name, array) if array.ndim == 2 else None
 
 
 def outputs(name: str, values: Any, rows: int) -> dict[str, npt.NDArray[Any]]:
@@ -39,16 +53,35 @@ def outputs(name: str, values: Any, rows: int) -> dict[str, npt.NDArray[Any]]:
     return {name: found}
 
 
-def _numbers(name: str, values: npt.NDArray[Any]) -> Matrix:
-    if values.dtype.kind in "fiubO":
+def _column(name: str, columns: Mapping[str, Any]) -> npt.NDArray[Any]:
+    try:
+        values = columns[name]
+    except KeyError:
+        raise SchemaMismatch(name, "this column is absent and the model needs it") from None
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.ndim != 1:
+        raise SchemaMismatch(name, f"one value to a row is expected, found the shape {array.shape}")
+    return array if array.dtype.kind in "fiub" else _numbers(name, array, np.float64)
+
+
+def _wide(arrays: Sequence[npt.NDArray[Any]]) -> Any:
+    return np.float32 if all(array.dtype == np.float32 for array in arrays) else np.float64
+
+
+def _numbers(name: str, values: npt.NDArray[Any], dtype: Any) -> Matrix:
+    if values.dtype.kind in "fiub" or (values.dtype.kind == "O" and not _has_text(values)):
         try:
-            return values.astype(np.float32)  # None becomes NaN
+            return values.astype(dtype, copy=False)  # None becomes NaN
         except (TypeError, ValueError):
             pass
     raise SchemaMismatch(name, "a list of numbers (or null) is expected")
 
 
-def _checked(name: str, found: npt.NDArray[Any], width: int | None) -> Matrix:
+def _has_text(values: npt.NDArray[Any]) -> bool:
+    return any(isinstance(value, str | bytes) for value in values.ravel())
+
+
+def _checked(name: str, found: npt.NDArray[Any], width: int | None, dtype: Any) -> Matrix:
     if width is not None and found.shape[1] != width:
         raise SchemaMismatch(name, f"has {found.shape[1]} columns, the model takes {width}")
-    return _numbers(name, found)
+    return _numbers(name, found, _wide([found]) if dtype is None else dtype)

@@ -23,6 +23,7 @@ FORMATS = {
     "lightgbm": {"lightgbm", "skops"},
     "onnx": {"onnx"},
     "pytorch": {"torch_export"},
+    "transformers": {"safetensors"},
 }
 _LOADERS = {f"mlflow.{flavor}" for flavor in FORMATS} | {OURS}
 _PATHS = ("data", "model_data", "model_path", "pickled_model")

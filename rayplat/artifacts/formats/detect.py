@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from rayplat.artifacts.formats import archives, descriptor, payloads
 from rayplat.artifacts.formats.descriptor import Claim, Descriptor
 from rayplat.artifacts.formats.format import Format, Reader
+from rayplat.artifacts.formats.graph import GraphReader
 from rayplat.artifacts.formats.lightgbm import LightgbmReader
 from rayplat.artifacts.formats.onnx import OnnxReader
 from rayplat.artifacts.formats.safetensors import SafetensorsReader
@@ -31,6 +32,7 @@ READERS: dict[str, Reader] = {
         SkopsReader(),
         XgboostReader(),
         LightgbmReader(),
+        GraphReader(),
     )
 }
 _BROKEN = (

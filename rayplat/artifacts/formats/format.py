@@ -16,9 +16,9 @@ from rayplat.artifacts.formats.tree import Tree
 class Format:
     """What a tree holds, judged by its bytes.
 
-    ``name`` is ``torch_export``, ``safetensors``, ``onnx``, ``skops``, ``xgboost``, ``lightgbm`` or ``code``. With
-    ``runs_code`` loading it executes code that the tree brings, and ``reason`` says why; ``files`` come first that
-    decide this, else they are the model's own.
+    ``name`` is ``torch_export``, ``safetensors``, ``onnx``, ``skops``, ``xgboost``, ``lightgbm``, ``graph`` or
+    ``code``. With ``runs_code`` loading it executes code that the tree brings, and ``reason`` says why; ``files`` come
+    first that decide this, else they are the model's own.
     """
 
     name: str

@@ -57,15 +57,15 @@ class LightgbmModel:
     """``prediction``: [n], or [n, classes]; what the objective gives (a probability for ``binary``)."""
 
     def __init__(self, booster: Any, names: tuple[str, ...]) -> None:
-        self._booster = booster
+        self.booster = booster
         self.width = int(booster.num_feature())
         own = booster.feature_name()
         placeholders = own == [f"Column_{i}" for i in range(len(own))]
-        self._names = names if placeholders and names else tuple(own)
+        self.names = names if placeholders and names else tuple(own)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
-        x = tabular.matrix(columns, self._names, self.width)
-        return tabular.outputs("prediction", self._booster.predict(x, num_threads=1), len(x))
+        x = tabular.matrix(columns, self.names, self.width, None)
+        return tabular.outputs("prediction", self.booster.predict(x, num_threads=1), len(x))
 
 
 def _check(content: bytes, path: str) -> None:

@@ -50,7 +50,19 @@ def load(
     these bytes before, so the trial in a process of its own (1 to 2 s) is left out.
     Raises `NeedsWaiver` for what runs code, `InvalidInput` for what cannot be loaded at all.
     """
-    found = detect(folder)
+    return load_found(folder, digest, detect(folder), waiver=waiver, build=build, tried=tried)
+
+
+def load_found(
+    folder: Path,
+    digest: str,
+    found: Format,
+    *,
+    waiver: str | None = None,
+    build: Build | None = None,
+    tried: bool = False,
+) -> Predictor:
+    """`load` for who has looked at the folder already: ``found`` is what `detect` says of it."""
     if not found.runs_code:
         if not tried:
             attempt(folder, found)

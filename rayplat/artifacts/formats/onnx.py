@@ -100,22 +100,24 @@ class OnnxModel:
     """``predict`` takes the graph's inputs by name, or the named columns of its only matrix."""
 
     def __init__(self, session: Any, names: tuple[str, ...]) -> None:
-        self._session, self._names = session, names
-        self._inputs = session.get_inputs()
-        shapes = [i.shape for i in self._inputs]
+        self._session, self.names = session, names
+        self.inputs = session.get_inputs()
+        shapes = [i.shape for i in self.inputs]
         known = len(shapes) == 1 and len(shapes[0]) == 2 and isinstance(shapes[0][1], int)
         self.width: int | None = shapes[0][1] if known else None
-        self._outputs = [output.name for output in session.get_outputs()]
+        self.outputs = session.get_outputs()
+        self._wanted = [i.name for i in self.inputs]
+        self._outputs = [output.name for output in self.outputs]
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
-        wanted = [i.name for i in self._inputs]
+        wanted = self._wanted
         if len(wanted) == 1 and wanted[0] not in columns:
-            feed = {wanted[0]: tabular.matrix(columns, self._names, self.width)}
+            feed = {wanted[0]: tabular.matrix(columns, self.names, self.width, _DTYPES.get(self.inputs[0].type))}
         else:
             absent = [name for name in wanted if name not in columns]
             if absent:
                 raise SchemaMismatch(absent[0], "this input is absent and the model needs it")
-            feed = {i.name: _typed(i, columns[i.name]) for i in self._inputs}
+            feed = {i.name: _typed(i, columns[i.name]) for i in self.inputs}
         try:
             answers = self._session.run(self._outputs, feed)
         except Exception as e:

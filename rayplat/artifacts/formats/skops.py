@@ -86,29 +86,67 @@ class SkopsReader:
 
 
 class SkopsModel:
-    """A fitted estimator: ``prediction``, and ``probability`` [n, classes] where it has them."""
+    """A fitted estimator: ``prediction``, and ``probability`` [n, classes] where it has them. Numbers are computed with
+    as wide as they come."""
 
     def __init__(self, model: Any, names: tuple[str, ...]) -> None:
         if not callable(getattr(model, "predict", None)):
             raise InvalidInput("skops", f"it holds a {type(model).__name__}, which cannot predict")
         own = getattr(model, "feature_names_in_", None)
-        self._model, self._names = model, tuple(map(str, own)) if own is not None else names
-        self.width = getattr(model, "n_features_in_", None)
+        self.estimator, self.names = model, tuple(map(str, own)) if own is not None else names
+        self.width: int | None = getattr(model, "n_features_in_", None)
+        self._framed = own is not None and _selects_by_name(model, set(), 0)
+        if own is not None and not self._framed:
+            _forget_names(model, set(), 0)  # else it would warn of every matrix without names
+        self._answers: dict[str, Any] = {"prediction": model.predict}
+        if hasattr(model, "predict_proba"):
+            self._answers["probability"] = model.predict_proba
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(self._answers)
+
+    def answer_with(self, function: str) -> None:
+        """From now on give what the estimator's ``function`` (``predict``, ``predict_proba``, …) gives, and nothing
+        else, as ``prediction``. Raises `InvalidInput` where it has no such function."""
+        found = getattr(self.estimator, function, None)
+        if not callable(found):
+            raise InvalidInput("predict_fn", f"a {type(self.estimator).__name__} has no {function[:60]!r}")
+        self._answers = {"prediction": found}
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
-        x = tabular.matrix(columns, self._names, self.width)
-        frame: Any = x
-        if hasattr(self._model, "feature_names_in_"):
-            import pandas
-
-            frame = pandas.DataFrame(x, columns=list(self._names))
+        x: Any = self._frame(columns) if self._framed else tabular.matrix(columns, self.names, self.width, None)
+        found: dict[str, npt.NDArray[Any]] = {}
         try:
-            found = tabular.outputs("prediction", self._model.predict(frame), len(x))
-            if hasattr(self._model, "predict_proba"):
-                found |= tabular.outputs("probability", self._model.predict_proba(frame), len(x))
+            for name, call in self._answers.items():
+                found |= tabular.outputs(name, call(x), len(x))
         except (ValueError, TypeError, AttributeError, IndexError) as e:
             raise SchemaMismatch("inputs", f"the model cannot compute with them: {str(e).splitlines()[0][:300]}") from e
         return found
+
+    def probabilities(self, columns: Mapping[str, Any]) -> npt.NDArray[Any] | None:
+        """[n, classes], whatever it answers with; None where it has none."""
+        if not hasattr(self.estimator, "predict_proba"):
+            return None
+        x = self._frame(columns) if self._framed else tabular.matrix(columns, self.names, self.width, None)
+        return np.asarray(self.estimator.predict_proba(x))
+
+    def _frame(self, columns: Mapping[str, Any]) -> Any:
+        """For a model that picks its columns by name, text among them."""
+        import pandas
+
+        whole = tabular.only_matrix(columns)
+        if whole is not None:
+            x = tabular.matrix(columns, self.names, self.width, None)
+            return pandas.DataFrame(x, columns=list(self.names), copy=False)
+        absent = next((name for name in self.names if name not in columns), None)
+        if absent is not None:
+            raise SchemaMismatch(absent, "this column is absent and the model needs it")
+        try:
+            return pandas.DataFrame({name: columns[name] for name in self.names}, copy=False)
+        except ValueError as e:
+            raise SchemaMismatch("inputs", f"every column needs the same number of values: {str(e)[:200]}") from e
 
 
 def permitted(name: str) -> bool:
@@ -148,16 +186,35 @@ def _made(node: Any, path: str, depth: int) -> Iterator[str]:
 
 def _trees(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
     """Every decision tree in a fitted estimator: their arrays index each other, and scikit-learn does not look."""
+    for part in _parts(value, seen, depth):
+        if type(part).__name__ == "Tree" and type(part).__module__ == "sklearn.tree._tree":
+            yield part
+
+
+def _selects_by_name(model: Any, seen: set[int], depth: int) -> bool:
+    """Whether a step of the model finds its columns by their names, or hands names on."""
+    return any(
+        type(part).__name__ == "ColumnTransformer" or "_sklearn_output_config" in getattr(part, "__dict__", {})
+        for part in _parts(model, seen, depth)
+    )
+
+
+def _forget_names(model: Any, seen: set[int], depth: int) -> None:
+    for part in list(_parts(model, seen, depth)):
+        getattr(part, "__dict__", {}).pop("feature_names_in_", None)
+
+
+def _parts(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    """A fitted estimator and every object of scikit-learn in it."""
     if id(value) in seen or depth > _MAX_DEPTH:
         return
     seen.add(id(value))
-    if type(value).__name__ == "Tree" and type(value).__module__ == "sklearn.tree._tree":
-        yield value
-    elif isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         for part in value.values():
-            yield from _trees(part, seen, depth + 1)
+            yield from _parts(part, seen, depth + 1)
     elif isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
         for part in value if not isinstance(value, np.ndarray) else value.ravel():
-            yield from _trees(part, seen, depth + 1)
+            yield from _parts(part, seen, depth + 1)
     elif type(value).__module__.startswith("sklearn."):
-        yield from _trees(getattr(value, "__dict__", {}), seen, depth + 1)
+        yield value
+        yield from _parts(getattr(value, "__dict__", {}), seen, depth + 1)

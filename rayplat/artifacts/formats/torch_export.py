@@ -55,27 +55,33 @@ class TorchExportReader:
         with (folder / path).open("rb") as file, tempfile.NamedTemporaryFile(suffix=".pt2") as plain:
             _copy_plain(file, plain, path)
             plain.flush()
-            forward, shapes = pt2.load(Path(plain.name))
-        return GraphModel(forward, shapes, names)
+            graph = pt2.load(Path(plain.name))
+        return GraphModel(graph, names)
 
 
 class GraphModel:
-    """A graph without our spec. Its inputs are taken in the order given; one matrix may come as named columns. Its
-    outputs are ``output_0``, ``output_1``, …"""
+    """A graph without our spec. Its inputs are ``input_0``, ``input_1``, …, or others in the graph's order; one matrix
+    may come as named columns. Its outputs are ``output_0``, ``output_1``, …"""
 
-    def __init__(self, forward: Any, shapes: list[tuple[int, ...]], names: tuple[str, ...]) -> None:
-        self._forward, self._shapes, self._names = forward, shapes, names
+    def __init__(self, graph: pt2.Graph, names: tuple[str, ...]) -> None:
+        self._forward, self.shapes, self.dtypes, self.names = graph.forward, graph.shapes, graph.dtypes, names
+        self.n_outputs = graph.outputs
+        self.inputs = [f"input_{i}" for i in range(len(graph.shapes))]
+        self.is_matrix = len(graph.shapes) == 1 and len(graph.shapes[0]) == 2
+        width = graph.shapes[0][1] if self.is_matrix else -1
+        self.width: int | None = width if width > 0 else None
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         import torch
 
-        if len(self._shapes) == 1 and len(self._shapes[0]) == 2:
-            width = self._shapes[0][1]
-            arrays: list[Any] = [tabular.matrix(columns, self._names, width if width > 0 else None)]
-        elif len(columns) == len(self._shapes):
-            arrays = [np.ascontiguousarray(values) for values in columns.values()]
+        if self.is_matrix:
+            arrays: list[Any] = [tabular.matrix(columns, self.names, self.width, self.dtypes[0])]
+        elif len(columns) == len(self.shapes):
+            known = all(name in columns for name in self.inputs)
+            given = [columns[name] for name in self.inputs] if known else columns.values()
+            arrays = [np.ascontiguousarray(v, dtype=d) for v, d in zip(given, self.dtypes, strict=True)]
         else:
-            raise SchemaMismatch("inputs", f"the graph takes {len(self._shapes)} arrays, {len(columns)} were given")
+            raise SchemaMismatch("inputs", f"the graph takes {len(self.shapes)} arrays, {len(columns)} were given")
         try:
             with torch.inference_mode():
                 answers = self._forward(*(torch.from_numpy(array) for array in arrays))

@@ -60,19 +60,40 @@ class XgboostModel:
     """``prediction``: [n], or [n, classes]; what the objective gives (a probability for ``binary:logistic``)."""
 
     def __init__(self, booster: Any, names: tuple[str, ...]) -> None:
-        self._booster = booster
-        self._names = tuple(booster.feature_names or names)
+        self.booster = booster
+        self.names = tuple(booster.feature_names or names)
         self.width = int(booster.num_features())
+        self._rounds = (0, 0)
+        learner = json.loads(booster.save_config())["learner"]
+        self.objective = str(learner["objective"]["name"])
+        self._linear = learner["gradient_booster"]["name"] == "gblinear"
+
+    def best_round(self) -> None:
+        """From now on use only the trees up to the best round of training, as XGBoost's estimators do."""
+        best = self.booster.attr("best_iteration")
+        self._rounds = (0, 0 if best is None else int(best) + 1)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         import xgboost
 
-        x = tabular.matrix(columns, self._names, self.width)
+        x = tabular.matrix(columns, self.names, self.width)
         try:
-            answers = self._booster.predict(xgboost.DMatrix(x, nthread=1), validate_features=False)
+            if self._linear:
+                data = xgboost.DMatrix(x, nthread=1)
+                answers = self.booster.predict(data, validate_features=False, iteration_range=self._rounds)
+            else:  # without a copy into a DMatrix: half the time of a row
+                answers = self.booster.inplace_predict(x, validate_features=False, iteration_range=self._rounds)
         except (xgboost.core.XGBoostError, ValueError) as e:
             raise SchemaMismatch("inputs", f"the model cannot compute with them: {str(e)[:300]}") from e
         return tabular.outputs("prediction", answers, len(x))
+
+    def contributions(self, columns: Mapping[str, Any]) -> npt.NDArray[Any]:
+        """Each feature's part in what the trees sum, and the base last: [n, width + 1], or [n, classes, width + 1]."""
+        import xgboost
+
+        data = xgboost.DMatrix(tabular.matrix(columns, self.names, self.width), nthread=1)
+        found = self.booster.predict(data, pred_contribs=True, validate_features=False, iteration_range=self._rounds)
+        return np.asarray(found)
 
 
 def _json(content: bytes, path: str) -> Any:

@@ -43,10 +43,10 @@ def test_a_model_folder_is_told_and_answers(kind, models, tmp_path):
     assert (found.name, found.runs_code, found.files) == (kind.split()[0], False, (models[kind][1],))
     predictor = formats.load(folder, samples.DIGEST, tried=True)
     by_name = predictor.predict(samples.ROWS)
-    whole = predictor.predict({"rows": np.array(list(samples.ROWS.values()), dtype=np.float32).T})
+    whole = predictor.predict({"rows": np.array(list(samples.ROWS.values())).T})
     for name, values in by_name.items():
         assert len(values) == 2
-        np.testing.assert_array_equal(values, whole[name])
+        np.testing.assert_allclose(values, whole[name], rtol=1e-12)
     with pytest.raises(SchemaMismatch, match="c: this column"):
         predictor.predict({"a": [1.0], "b": [1.0]})
 
