@@ -1,0 +1,80 @@
+"""What a prediction costs, learned from predictions: ``fixed_s`` for each call and ``row_s`` for each row in it. Pure.
+
+The line through (rows, seconds) is a least-squares fit whose older points weigh less and less, so it follows a machine
+that becomes busy. Beside it the shortest times of small calls are kept, because a wait for the interpreter's lock
+makes a quick call look slow, and never a slow one quick.
+"""
+
+from __future__ import annotations
+
+INLINE_S = 0.0005  # a hop to a thread and back costs about 0.1 ms, and other requests wait for what runs on the loop
+INLINE_ROWS = 32
+
+_KEEP = 0.98  # weight of what is known when a point is added: the last 50 count
+_OUTLIER = 5.0
+_ENOUGH = 8  # points from which on one can be called an outlier
+_EFFICIENT = 0.95
+
+
+class CostCurve:
+    """Seconds for n rows: ``fixed_s + row_s * n``, both at least 0. Nothing is known before the first `learn`."""
+
+    __slots__ = ("_floors", "_n", "_sums", "fixed_s", "row_s", "scv")
+
+    def __init__(self) -> None:
+        self._sums = [0.0] * 5  # weights, rows, rows squared, seconds, rows times seconds
+        self._floors: list[float] = [0.0] * (INLINE_ROWS.bit_length() + 1)
+        self._n = 0
+        self.fixed_s = self.row_s = self.scv = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self._n > 0
+
+    def expect(self, rows: float) -> float:
+        """Seconds for ``rows`` rows."""
+        return self.fixed_s + self.row_s * rows
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """A call with ``rows`` rows took ``seconds``."""
+        self.touch(rows, seconds)
+        if self._n >= _ENOUGH:
+            expected = self.expect(rows)
+            seconds = min(seconds, _OUTLIER * expected) if expected > 0 else seconds
+            off = (seconds - expected) / expected if expected > 0 else 0.0
+            self.scv += (off * off - self.scv) / 50
+        self._n += 1
+        sums = self._sums
+        for i, value in enumerate((1.0, rows, rows * rows, seconds, rows * seconds)):
+            sums[i] = sums[i] * _KEEP + value
+        self._fit()
+
+    def touch(self, rows: int, seconds: float) -> None:
+        """The cheap half of `learn`: only how quick calls of this size are."""
+        if rows <= INLINE_ROWS:
+            size = rows.bit_length()
+            floor = self._floors[size]
+            self._floors[size] = seconds if floor == 0.0 or seconds < floor else floor + (seconds - floor) / 20
+
+    def inline(self, rows: int) -> bool:
+        """Whether a call with ``rows`` rows is so quick that it may run on the event loop."""
+        if rows > INLINE_ROWS:
+            return False
+        floor = self._floors[rows.bit_length()]
+        return 0.0 < floor < INLINE_S if floor else self.known and self.expect(rows) < INLINE_S
+
+    def efficient_rows(self, most: int) -> int:
+        """Rows from which on more at once bring next to nothing (the fixed part is a twentieth of the time), and only
+        make the first of them wait for the last; at most ``most``."""
+        if not self.known or self.row_s <= 0:
+            return most
+        rows = self.fixed_s / self.row_s * _EFFICIENT / (1 - _EFFICIENT)
+        return max(1, min(most, int(rows)))
+
+    def _fit(self) -> None:
+        n, x, xx, y, xy = self._sums
+        spread = n * xx - x * x
+        if spread > 0.01 * x * x:  # sizes that differ; else only the level is learned, and the slope stays
+            self.row_s = max((n * xy - x * y) / spread, 0.0)
+        self.row_s = min(self.row_s, y / x)
+        self.fixed_s = max((y - self.row_s * x) / n, 0.0)
