@@ -34,6 +34,8 @@ class Host(Protocol):
 
     async def infer_forwarded(self, packed: bytes) -> bytes: ...
 
+    async def infer_remote(self, packed: bytes) -> bytes: ...
+
     async def shadow(self, packed: bytes) -> None: ...
 
     async def describe(self, version: int | None = None) -> bytes: ...
@@ -171,7 +173,7 @@ class FixedVersion:
     async def version(self, model: str, version: int) -> ModelVersion:
         return await self._registry.version(model, version)
 
-    async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None:
+    async def listen(self, model: str, alias: str, generation: int, timeout_s: float) -> AliasHead | None:  # noqa: ARG002
         await asyncio.sleep(timeout_s)
         return None
 
