@@ -35,7 +35,7 @@ def frame(record: Record) -> bytes:
     """One record, without what the log would not show: redacted values and inputs of several values to a row."""
     redact = record.redact
     inputs = {
-        name: values if type(values) is list else _packed(values)
+        name: _packed(values)
         for name, values in record.inputs.items()
         if name not in redact and (type(values) is list or values.ndim == 1 or values.shape[1:] == (1,))
     }
@@ -50,7 +50,7 @@ def frame(record: Record) -> bytes:
         record.event_time.timestamp(),
         (head.model, head.alias, head.generation),
         record.version,
-        None if ENTITY in redact else record.entity,
+        None if record.entity is None or ENTITY in redact else _packed(list(record.entity)),
         inputs,
         outputs,
         record.latency_ms,
@@ -94,6 +94,9 @@ def _payloads(content: memoryview) -> Iterator[memoryview]:
 def _packed(values: Any) -> Any:
     """Few numbers as a list with their kind, many as bytes; text as it is."""
     if type(values) is list:
+        for value in values:
+            if type(value) is not str and value is not None:
+                return [_simple(value) for value in values]
         return values
     kind = values.dtype.kind
     if kind not in "biuf":
@@ -118,7 +121,10 @@ def _simple(value: Any) -> Any:
         return [_simple(part) for part in value]
     if isinstance(value, tuple):
         return tuple(_simple(part) for part in value)
-    return value if value is None or isinstance(value, str | int | float | bytes) else str(value)
+    for kind in (bool, int, float, str, bytes):  # marshal takes a subclass of them (numpy has some) for something else
+        if isinstance(value, kind):
+            return kind(value)  # type: ignore[arg-type]
+    return None if value is None else str(value)
 
 
 def _record(values: tuple[Any, ...]) -> Record:

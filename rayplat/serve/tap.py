@@ -48,7 +48,7 @@ class LogSink(Protocol):
     def flush(self) -> None:
         """Ask the writer to commit now rather than when its time comes."""
 
-    def seen(self, epoch: str, replica: str, counts: dict[str, int], closed: bool) -> None:
+    def seen(self, epoch: str, counts: dict[str, int], closed: bool) -> None:
         """Tell the writer how a host stands, so that rows lost with a killed one are noticed."""
 
 
@@ -208,7 +208,7 @@ class InferenceTap:
     def _tell(self, *, closed: bool) -> None:
         self._reported = time.monotonic()
         with contextlib.suppress(Exception):  # nothing depends on it, and it is said again
-            self._sink.seen(self.epoch, self._replica, self.stats(), closed)
+            self._sink.seen(self.epoch, self.stats(), closed)
 
     def _deliver(self, batch: Batch) -> Future[None]:
         try:
@@ -366,8 +366,8 @@ class ActorSink:
     def flush(self) -> None:
         self._actor().flush.remote()
 
-    def seen(self, epoch: str, replica: str, counts: dict[str, int], closed: bool) -> None:
-        self._actor().seen.remote(epoch, replica, counts, closed)
+    def seen(self, epoch: str, counts: dict[str, int], closed: bool) -> None:
+        self._actor().seen.remote(epoch, counts, closed)
 
     def _actor(self) -> Any:
         if self._handle is None:

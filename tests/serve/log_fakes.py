@@ -37,7 +37,7 @@ class FakeSink:
     def flush(self) -> None:
         self.flushes += 1
 
-    def seen(self, epoch: str, replica: str, counts: dict[str, int], closed: bool) -> None:
+    def seen(self, epoch: str, counts: dict[str, int], closed: bool) -> None:
         self.heard.append((epoch, counts, closed))
 
     def finish(self, error: Exception | None = None) -> None:

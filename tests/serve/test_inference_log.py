@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
+from concurrent.futures import Future
+from datetime import date
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from rayplat.data.tables import Tables
 from rayplat.errors import Conflict, InvalidInput
-from rayplat.serve import log_schema
+from rayplat.serve import inference_log, log_schema, log_upkeep, spool
 from rayplat.serve.inference_log import InferenceLogWriter
-from rayplat.settings import Settings
-from rayplat.types import TableVersion
-from tests.serve.log_fakes import record
+from rayplat.serve.log_hosts import Hosts
+from rayplat.serve.tap import InferenceTap
+from rayplat.settings import LogSettings, Settings
+from rayplat.types import Logging, TableVersion
+from tests.serve.log_fakes import FakeSink, record
+from tests.serve.test_spool import die, still
+from tests.serve.writer_process import WriterProcess
 
 
 class FailingTables(Tables):
@@ -179,3 +189,174 @@ def test_bytes_that_are_no_rows_are_refused_and_do_not_block_the_next(
         assert tables.ids() == ["a"]
 
     asyncio.run(run())
+
+
+# --- a log of an earlier release, and one of many small files ---------------------------------------
+
+
+def test_a_table_of_an_earlier_release_is_given_the_columns_it_lacks(settings: Settings, tables: FailingTables) -> None:
+    new = ("variant", "role", "status", "answer")
+    before = log_schema.decode(log_schema.encode([record("old")], "r")).drop_columns(new)
+    tables.create(log_schema.TABLE, before, partition_by=log_schema.PARTITION_BY)
+
+    async def run() -> None:
+        w = writer(settings, tables)
+        tasks = await sent(w, ("a", "e1", 0))
+        await w.flush()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    rows = tables.read(log_schema.TABLE, columns=["request_id", *new]).sort_by("request_id").to_pylist()
+    assert rows[0] == {"request_id": "a", "variant": "champion", "role": "primary", "status": 200, "answer": None}
+    assert rows[1] == {"request_id": "old", "variant": None, "role": None, "status": None, "answer": None}
+
+
+def test_rows_of_a_host_of_an_earlier_release_are_taken() -> None:
+    table = log_schema.decode(batch("a")).drop_columns(["variant", "role", "status", "answer"])
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, table.schema) as stream:
+        stream.write_table(table)
+    assert log_schema.decode(bytes(out.getvalue())).column("status").to_pylist() == [None]
+
+
+def appended(tables: Tables, names: list[str], days: list[date]) -> None:
+    for i, name in enumerate(names):
+        rows = log_schema.decode(batch(name))
+        day = pa.array([days[i % len(days)]], pa.date32())
+        rows = rows.set_column(rows.schema.get_field_index("date"), "date", day)
+        if log_schema.TABLE not in tables.names():
+            tables.create(log_schema.TABLE, log_schema.SCHEMA, partition_by=log_schema.PARTITION_BY)
+        tables.append(log_schema.TABLE, rows, transactions=[(f"e{i}", 0)])
+
+
+def test_days_of_many_small_files_are_joined_and_the_others_left(tables: FailingTables) -> None:
+    names = [str(i) for i in range(8)]
+    appended(tables, names, [date(2026, 1, 1), date(2026, 1, 1), date(2026, 1, 1), date(2026, 1, 2)])
+    before = tables.version(log_schema.TABLE)
+    assert log_upkeep.compact(tables, 6) == 1
+    assert len(tables.scan(log_schema.TABLE).files) == 3
+    assert sorted(tables.ids()) == names
+    assert sorted(tables.read(before).column("request_id").to_pylist()) == names
+    assert tables.transaction_version(log_schema.TABLE, "e7") == 0
+    assert log_upkeep.compact(tables, 6) == 0
+
+
+def test_joining_files_beside_commits_loses_nothing_and_doubles_nothing(
+    settings: Settings, tables: FailingTables
+) -> None:
+    log = settings.log.model_copy(update={"commit_s": 0.001, "compact_s": 0.02, "compact_files": 2})
+    rows = 60
+
+    async def run() -> int:
+        w = InferenceLogWriter(settings.model_copy(update={"log": log}), tables)
+        for seq in range(rows):
+            await w.write(batch(str(seq)), "e1", seq)
+        return int((await w.heartbeat())["compactions"])
+
+    assert asyncio.run(run()) > 0
+    assert sorted(tables.ids(), key=int) == [str(i) for i in range(rows)]
+    assert len(tables.scan(log_schema.TABLE).files) < rows
+
+
+# --- hosts that die ---------------------------------------------------------------------------------
+
+
+def test_the_spool_of_a_dead_host_is_delivered_by_the_writer(settings: Settings, tables: FailingTables) -> None:
+    root = spool.folder(settings)
+    t = still(FakeSink(prompt=False), root)
+    for name in "abc":
+        t.record(record(name))
+        t.step()
+    die(t)
+
+    async def run() -> None:
+        w = writer(settings, tables)
+        tasks = await sent(w)
+        first = t._sent[0][0]
+        tasks.append(asyncio.create_task(w.write(first.stream, t.epoch, first.seq)))  # it had come before the kill
+        while (await w.heartbeat())["spooled_rows_delivered"] < 3:
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*tasks)
+        assert (await w.heartbeat())["unclosed_epochs"] == 0
+
+    asyncio.run(run())
+    assert sorted(tables.ids()) == ["a", "b", "c"]
+    assert list(root.iterdir()) == []
+
+
+def test_what_a_killed_host_lost_from_memory_is_counted() -> None:
+    now = [0.0]
+    hosts = Hosts(lambda: now[0])
+    counts = {"recorded": 30, "committed": 10, "dropped": 5, "waiting": 15}
+    for epoch in ("killed", "stopped", "alive", f"{spool.PREFIX}killed"):
+        hosts.seen(epoch, counts, False)
+    hosts.committed("killed", 6)
+    hosts.seen("stopped", {**counts, "committed": 25, "waiting": 0}, True)
+    assert hosts.counts() == {"hosts": 3, "unclosed_epochs": 0, "rows_lost_at_least": 0, "rows_dropped": 20}
+    now[0] = 100.0
+    hosts.seen("alive", counts, False)
+    assert hosts.counts() == {"hosts": 2, "unclosed_epochs": 1, "rows_lost_at_least": 9, "rows_dropped": 20}
+    now[0] = 10_000.0
+    hosts.sent("alive")
+    assert hosts.counts() == {"hosts": 1, "unclosed_epochs": 1, "rows_lost_at_least": 9, "rows_dropped": 20}
+
+
+def test_a_gap_that_a_dead_host_left_does_not_keep_what_came_after_it(
+    settings: Settings, tables: FailingTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference_log, "_GAP_S", 0.0)
+    monkeypatch.setattr(inference_log, "_LOOK_S", 0.001)
+
+    async def run() -> None:
+        w = writer(settings, tables, commit_s=0.001)
+        spooled = asyncio.create_task(w.write(batch("s"), f"{spool.PREFIX}e", 1))
+        await asyncio.wait_for(w.write(batch("b"), "e1", 1), 5)
+        assert not spooled.done()  # the missing one of a spool is not lost, so it is waited for
+        await w.write(batch("r"), f"{spool.PREFIX}e", 0)
+        await spooled
+
+    asyncio.run(run())
+    assert sorted(tables.ids()) == ["b", "r", "s"]
+
+
+def killed_under_load(settings: Settings, folder: Path, kills: int, rows_per_s: int) -> tuple[int, list[str]]:
+    """Rows recorded by two hosts (one of each durability), and those in the table, with the writer killed so often."""
+    sink = WriterProcess(settings, folder)
+    quick = LogSettings(flush_s=0.02)
+    taps = [InferenceTap(sink, quick, "m"), InferenceTap(sink, quick, "s", Logging(durability="spool"), folder / "s")]
+    rng, recorded = random.Random(7), 0
+    for _ in range(kills):
+        until = time.monotonic() + rng.uniform(0.2, 1.2)
+        while time.monotonic() < until:
+            for t in taps:
+                for _ in range(max(1, rows_per_s // 100)):
+                    t.record(record(str(recorded)))
+                    recorded += 1
+            time.sleep(0.01)
+        sink.kill()
+    assert all(t.close(60) for t in taps)
+    assert [t.stats()["dropped"] for t in taps] == [0, 0]
+    sink.close()
+    found: list[str] = Tables(settings.tables_uri).read(log_schema.TABLE).column("request_id").to_pylist()
+    return recorded, found
+
+
+def test_a_writer_that_is_killed_under_load_loses_no_row_and_doubles_none(settings: Settings, tmp_path: Path) -> None:
+    recorded, found = killed_under_load(settings, tmp_path, kills=2, rows_per_s=500)
+    assert sorted(found, key=int) == [str(i) for i in range(recorded)]
+
+
+def test_an_acknowledgement_is_never_given_before_its_commit(settings: Settings, tmp_path: Path) -> None:
+    sink = WriterProcess(settings, tmp_path)
+    acknowledged: list[Future[None]] = []
+    for seq in range(40):
+        acknowledged.append(sink.write(batch(str(seq)), "e1", seq))
+        time.sleep(0.005)
+    acknowledged[10].result(20)
+    sink.kill()
+    sink.close()
+    done = [str(seq) for seq, future in enumerate(acknowledged) if future.done() and future.exception() is None]
+    found = Tables(settings.tables_uri).read(log_schema.TABLE).column("request_id").to_pylist()
+    assert len(done) > 10
+    assert set(done) <= set(found)
+    assert len(found) == len(set(found))
