@@ -182,6 +182,9 @@ class ServeSettings(_Group):
     """HTTP ingress and model hosts."""
 
     http_port: int = Field(8000, description="Wanted port of HAProxy (it listens on all interfaces).")
+    grpc_port: int = Field(
+        8001, ge=0, le=65_535, description="Wanted port of the gRPC server (all interfaces); 0: none."
+    )
     host_cpus: float = Field(0.1, description="CPUs a model host reserves: a fraction, so training still fits.")
     max_body_bytes: int = Field(4 << 20, description="Larger request bodies are refused with 413.")
     max_rows: int = Field(10_000, description="Rows in one request; more are refused with 413.")

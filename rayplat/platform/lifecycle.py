@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -87,6 +87,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Starter]]:
     yield "inference log", lambda s, say: _start_actor(settings, actors.INFERENCE_LOG, "the inference log", s, say)
     yield "monitor", lambda s, say: _start_actor(settings, actors.MONITOR, "the monitor", s, say)
     yield "control API", lambda s, say: _start_control(settings, s, say)
+    yield "gRPC server", lambda s, say: _start_grpc(settings, s, say)
     yield "endpoints", lambda s, say: _start_endpoints(settings, s, say)
 
 
@@ -183,6 +184,26 @@ def _start_actor(
     return _owning(current, name)
 
 
+def _start_grpc(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
+    if not settings.serve.grpc_port:
+        return None
+    if actors.find(actors.GRPC) is not None:
+        with contextlib.suppress(RayplatError):
+            actors.call(actors.GRPC, "heartbeat", timeout_s=15)
+            return None
+    say()
+    from rayplat.serve.grpc.actor import GrpcServer
+
+    urls = (current.mlflow_url, current.dashboard_url, current.serve_url)
+    port = processes.free_port(settings.serve.grpc_port, {urlsplit(url).port or 0 for url in urls if url})
+    actors.start(actors.GRPC, GrpcServer, settings, port)
+    try:
+        port = actors.call(actors.GRPC, "heartbeat", timeout_s=60)["port"]
+    except RayplatError as e:
+        raise PartFailed("the gRPC server", str(e)) from e
+    return _owning(current, actors.GRPC).with_(grpc_url=f"127.0.0.1:{port}")
+
+
 def _start_control(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
     from rayplat.api import deployment
 
@@ -221,6 +242,7 @@ def addresses(home: Path) -> dict[str, str]:
     return {
         "api": f"{current.serve_url}/api/v1/docs",
         "models": f"{current.serve_url}/v2/models",
+        **({"grpc": current.grpc_url} if current.grpc_url else {}),
         "mlflow": str(current.mlflow_url),
         "ray_dashboard": str(current.dashboard_url or current.ray_address),
         "data": str(home),
@@ -252,6 +274,8 @@ def status(settings: Settings) -> list[PartStatus]:
     parts += [actor_status(name) for name in (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR)]
     with contextlib.suppress(RayplatError):  # without a registry, its own line says so
         parts += registry_parts(RegistryClient.connect(), settings)
+    if current.grpc_url is not None:
+        parts.append(replace(actor_status(actors.GRPC), part="gRPC server", address=current.grpc_url))
     apps = {name: (app_state, message) for name, app_state, message in deployment.applications()}
     parts.append(_application_status("control API", apps.get(CONTROL_APP), current.serve_url))
     for model, alias in served.remembered(settings.home):
@@ -307,6 +331,8 @@ def _take_off_cluster(settings: Settings, current: PlatformState) -> None:
 
     try:
         hosts = [deploy.app_name(model, alias) for model, alias in served.remembered(settings.home)]
+        if actors.GRPC in current.owns:
+            actors.call(actors.GRPC, "stop", timeout_s=15)
         deployment.remove([*hosts, *current.owns])
         if actors.INFERENCE_LOG in current.owns:
             actors.call(actors.INFERENCE_LOG, "flush", timeout_s=30)

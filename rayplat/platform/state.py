@@ -28,6 +28,7 @@ class PlatformState:
     mlflow_pid: int | None = None
     mlflow_url: str | None = None
     serve_url: str | None = None
+    grpc_url: str | None = None
 
     def with_(self, **changes: object) -> PlatformState:
         return replace(self, **changes)  # type: ignore[arg-type]
