@@ -109,4 +109,5 @@ def _array(values: Any) -> npt.NDArray[Any]:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:300]
+    """What is the matter, without the data and the schema that MLflow quotes before it."""
+    return " ".join(str(error).rpartition(" Error: ")[2].split())[:300]

@@ -188,9 +188,9 @@ def _warm(loaded: LoadedVersion) -> LoadedVersion:
 
 
 def _explained(loaded: LoadedVersion, model: Any) -> LoadedVersion:
-    from rayplat.serve.models import explain
+    from rayplat.serve.models.explain import explainer
 
-    return replace(loaded, explainer=explain.explainer(loaded, model))
+    return replace(loaded, explainer=explainer(loaded, model))
 
 
 def _columns(spec: ModelSpec, stored: Mapping[str, Any]) -> dict[str, Any]:
