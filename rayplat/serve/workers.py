@@ -1,0 +1,52 @@
+"""Threads that compute for one event loop, and can be left behind when a prediction never returns.
+
+Python cannot end a thread. One that is stuck keeps its thread for ever, so another is started in its place; they are
+daemons, so a process can end in spite of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Workers:
+    """``work()`` is done in a thread, then ``done()`` on the loop. Called on the loop only."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: SimpleQueue[tuple[Callable[[], None], Callable[[], None]] | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.threads = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One more thread."""
+        self._loop = loop
+        self.threads += 1
+        threading.Thread(target=self._run, name=f"{self._name}-{self.threads}", daemon=True).start()
+
+    def submit(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """Have it done by the next free thread. ``work`` must not raise."""
+        self._tasks.put((work, done))
+
+    def retire(self) -> None:
+        """One thread less, once it is free."""
+        self.threads -= 1
+        self._tasks.put(None)
+
+    def close(self) -> None:
+        while self.threads > 0:
+            self.retire()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            work, done = task
+            work()
+            try:
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(done)
+            except RuntimeError:  # the loop has ended, and nobody waits any more
+                return
+            del task, work, done  # or an idle thread would keep the last answer alive
