@@ -18,7 +18,7 @@ from rayplat.serve.cost import CostCurve
 
 _WORTH_S = 60e-6  # a call's fixed cost above which sharing it is worth the detour
 _COMPANY = 1.2  # requests in a turn on average
-_TRY_EVERY, _LEARN_EVERY = 32, 8
+_TRY_EVERY, _LEARN_EVERY = 31, 8  # a prime: else the same one of a crowd is tried every time
 _TURN_S = 0.001  # the longest that the loop computes at once
 
 
