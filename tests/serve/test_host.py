@@ -49,7 +49,12 @@ def test_an_answer_names_the_version_that_made_it() -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         body = answer.json
         assert (body["model_name"], body["model_version"], body["id"]) == ("flight-delay", "1", "42")
-        assert body["parameters"] == {"alias": "champion", "generation": 1, "digest": f"sha256:{1:064x}"}
+        assert body["parameters"] == {
+            "alias": "champion",
+            "variant": "champion",
+            "generation": 1,
+            "digest": f"sha256:{1:064x}",
+        }
         assert body["outputs"][0]["data"] == pytest.approx([0.01, 0.01])
 
     on_host(test)
@@ -137,10 +142,10 @@ def test_a_large_batch_runs_beside_the_loop() -> None:
         (b"{", {}, 400, "BadRequest"),
         (b'{"inputs": 1, "inputs": 1}', {}, 400, "BadRequest"),
         (b"[" * 200_000, {}, 400, "BadRequest"),
-        (b"{}", {"content-type": "text/plain"}, 400, "BadRequest"),
-        (b"{}", {"content-type": "application/octet-stream"}, 400, "BadRequest"),
+        (b"{}", {"content-type": "text/plain"}, 415, "UnsupportedMediaType"),
+        (b"{}", {"content-type": "text/csv"}, 415, "UnsupportedMediaType"),
         (b"{}", {"content-encoding": "gzip"}, 400, "BadRequest"),
-        (b"{}", {"inference-header-content-length": "2"}, 400, "BadRequest"),
+        (b"{}", {"inference-header-content-length": "9"}, 400, "BadRequest"),
         (b"{}", {}, 422, "InvalidInput"),
         (b"", {"content-length": "99999999999"}, 413, "TooLarge"),
         ([b"x" * 600_000, b"x" * 600_000], {}, 413, "TooLarge"),
@@ -282,7 +287,8 @@ def test_a_prediction_that_is_no_number_is_an_error_never_json() -> None:
         reason = refused(await b.client.infer(), 500, "PartFailed")
         assert "'probability' for row 0 is no finite number" in reason
         assert await b.host.flush_log()
-        assert b.sink.sent == []
+        (row,) = logged(b)
+        assert (row["status"], row["prediction"], row["version"]) == (500, None, 1)
 
     on_host(test, loader=loader)
 
@@ -298,7 +304,9 @@ def test_the_log_holds_exactly_the_requests_answered() -> None:
             ("a", 0, "F1"),
             ("a", 1, "F2"),
             ("c", 0, "F3"),
+            ("b", 0, "X1"),
         ]
+        assert [(r["status"], r["prediction"] is None) for r in rows[-2:]] == [(200, False), (422, True)]
         first = rows[0]
         assert first["event_time"] == datetime(2013, 11, 5, 14, 30, tzinfo=UTC)
         assert (first["model"], first["version"], first["alias"], first["generation"]) == (
