@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rayplat.errors import BadRequest, RayplatError, SchemaMismatch, TooLarge
-from rayplat.serve.protocols import mlflow_casts, parameters
+from rayplat.serve.protocols import mlflow_casts, parameters, quick
 from rayplat.serve.protocols.elements import Rules, text
 from rayplat.serve.protocols.mlflow_frames import Frame, read
 from rayplat.serve.protocols.request_columns import column_values
@@ -108,6 +108,9 @@ def _from_columns(signature: Signature, frame: Frame, max_rows: int) -> Assemble
         return Assembled(rows, {name: _inferred(values) for name, values in columns.items()})
     if not frame.named or _unnamed(signature):
         return _by_position(signature, columns, frame.table, rows)
+    quickly = quick.columns(signature, columns, rows)
+    if quickly is not None:
+        return Assembled(rows, quickly)
     plan, found = plan_of(signature), Assembled(rows)
     keys: dict[str, list[str]] = {}
     for name, values in columns.items():

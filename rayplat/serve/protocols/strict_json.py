@@ -50,6 +50,8 @@ def encode(value: Any) -> bytes:
 
 def short(text: object) -> str:
     """``text`` for a message: ASCII, at most 80 characters."""
+    if isinstance(text, str) and len(text) <= 80 and text.isascii():
+        return text
     shown = str(text).encode("ascii", "backslashreplace").decode()
     return shown if len(shown) <= 80 else shown[:77] + "..."
 

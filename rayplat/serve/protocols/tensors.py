@@ -16,12 +16,12 @@ import numpy as np
 
 from rayplat.errors import InvalidInput, TooLarge
 from rayplat.serve.protocols import elements
-from rayplat.serve.protocols.elements import MAX_TEXT, Place, Rules, check_datatype
+from rayplat.serve.protocols.elements import Place, Rules, check_datatype
 from rayplat.serve.protocols.request_columns import column_values
 from rayplat.serve.protocols.strict_json import short
 from rayplat.serve.request import Values
 from rayplat.types import Signature, TensorSpec
-from rayplat.types.signature import DATATYPES, FLOATS
+from rayplat.types.signature import DATATYPES
 
 _MAX_DIMENSION = 2**63 - 1
 _PLANS: dict[int, tuple[Signature, Plan]] = {}
@@ -63,9 +63,6 @@ class Plan:
         self.keys_in_order = [name for name in signature.keys if name not in self.rules]
         self.keys = frozenset(self.keys_in_order)
         self.columns = {spec.name: spec for spec in signature.columns}
-        self.quick = {spec.name: _quick(spec, looked_up) for spec in signature.inputs}
-        kinds = {quick[2] for quick in self.quick.values() if quick is not None and quick[0] == "number"}
-        self.number_dtype = kinds.pop() if len(kinds) == 1 else None
 
 
 def plan_of(signature: Signature) -> Plan:
@@ -272,64 +269,3 @@ def _takes(signature: Signature) -> str:
     names = [*signature.keys, *(spec.name for spec in signature.columns), *(spec.name for spec in signature.inputs)]
     names = list(dict.fromkeys(names))
     return ", ".join(map(short, names[:12])) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-# --- the common case --------------------------------------------------------------------------------
-
-
-def _quick(spec: TensorSpec, short_text: bool) -> tuple[Any, ...] | None:
-    """What `quickly` needs of a column of single values: its kind, the datatypes it takes, its dtype and range."""
-    if spec.shape != (-1,) or spec.logical:
-        return None
-    least = 1 if short_text else 0
-    if spec.datatype in FLOATS:
-        low, high = elements.RANGES[spec.datatype]
-        return "number", frozenset(FLOATS), Rules(spec).dtype, low, high
-    if spec.datatype == "BYTES":
-        return "text", frozenset(("BYTES",)), None, least, MAX_TEXT
-    return None
-
-
-def quickly(signature: Signature, given: list[Any], max_rows: int) -> Assembled | None:
-    """`assemble` for what most requests are: every input given as a column of single values [n] in plain JSON, numbers
-    and text. None where anything at all is not as usual: the long way then says what."""
-    plan = plan_of(signature)
-    quick, numbers, names = plan.quick, [], []
-    if len(given) != len(quick) or not given or plan.number_dtype is None:
-        return None
-    shape, rows = given[0].get("shape"), 0
-    if type(shape) is not list or len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= max_rows:
-        return None
-    rows = shape[0]
-    texts: dict[str, Values] = {}
-    for tensor in given:
-        name = tensor.get("name")
-        column, data = quick.get(name) if type(name) is str else None, tensor.get("data")
-        if column is None or len(tensor) != 4 or tensor.get("shape") != shape or type(data) is not list:
-            return None
-        kind, datatypes, _, low, high = column
-        if len(data) != rows or tensor.get("datatype") not in datatypes:
-            return None
-        if kind == "number":
-            if rows == 1:
-                value = data[0]
-                if type(value) not in _NUMBERS or not low <= value <= high:
-                    return None
-            elif not set(map(type, data)) <= _NUMBERS or not (low <= min(data) and max(data) <= high):
-                return None
-            names.append(name)
-            numbers.append(data)
-        elif all(type(v) is str and low <= len(v) <= high and v.isprintable() for v in data):
-            texts[name] = data
-        else:
-            return None
-    inputs: dict[str, Values] = dict(zip(names, np.array(numbers, dtype=plan.number_dtype), strict=True))
-    inputs |= texts
-    if list(inputs) != plan.names:
-        if len(inputs) != len(given):
-            return None
-        inputs = {name: inputs[name] for name in plan.names}
-    return Assembled(rows, inputs)
-
-
-_NUMBERS = frozenset((int, float))

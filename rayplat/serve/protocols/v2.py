@@ -18,10 +18,10 @@ import orjson
 
 from rayplat.errors import BadRequest, InvalidInput
 from rayplat.serve.ports import Explanation, LoadedVersion
-from rayplat.serve.protocols import encoding, parameters, strict_json
+from rayplat.serve.protocols import encoding, parameters, quick, strict_json
 from rayplat.serve.protocols.elements import text
 from rayplat.serve.protocols.strict_json import short, type_name
-from rayplat.serve.protocols.tensors import Assembled, Tensor, assemble, plan_of, quickly
+from rayplat.serve.protocols.tensors import Assembled, Tensor, assemble, plan_of
 from rayplat.serve.request import Answer, InferRequest
 from rayplat.types import AliasHead, Signature, TensorSpec
 
@@ -52,9 +52,9 @@ def parse(body: bytes, signature: Signature, max_rows: int, header_length: int |
             tensors = given["inputs"]
             if body.count(b":") == len(given) + sum(map(len, tensors)):  # no key twice: see `strict_json`
                 if len(given) == 1 or (len(given) == 2 and "id" in given):
-                    quick = quickly(signature, tensors, max_rows)
-                    if quick is not None:
-                        return Request(quick.rows, quick.inputs, signature.output_names, _id(given))
+                    found = quick.assembled(signature, tensors, max_rows)
+                    if found is not None:
+                        return Request(found.rows, found.inputs, signature.output_names, _id(given), found.entity)
             else:
                 given = strict_json.load_object(body)
         except (ValueError, TypeError, LookupError, AttributeError):
