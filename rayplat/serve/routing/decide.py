@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rayplat.errors import Forbidden, InvalidInput
 from rayplat.serve.request import Call, InferRequest
-from rayplat.serve.routing.split import WHOLE, Shares, StickyKey, position_after, prefix, threshold
+from rayplat.serve.routing.split import Key, Shares, encoded, header_of, position_after, prefix, sticky_key, threshold
 from rayplat.types import Canary, CanaryState, Release, Shadow
 
 TARGET_HEADER = "x-rayplat-target"
@@ -23,16 +23,17 @@ class RoutingDecision(NamedTuple):
     shadows: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """A release made ready: nothing of it is worked out again for a request."""
 
     release: Release
     plain: RoutingDecision | None
-    canary: tuple[str, bytes, int] | None
-    canary_key: StickyKey
+    canary: tuple[str, bytes, int, Key] | None
     shares: Shares | None
-    split_key: StickyKey
+    names: tuple[str | None, ...]
+    split_key: Key
+    one_key: bool
     always: tuple[str, ...]
     sampled: tuple[tuple[str, bytes, int], ...]
 
@@ -55,24 +56,23 @@ class RoutingPolicy:
             return self._overridden(release, call.target, call)
         if plan.plain is not None:
             return plan.plain
+        target, role, key = None, PRIMARY, b""
+        if plan.canary is not None:
+            name, salt, end, key_of = plan.canary
+            key = encoded(key_of(request, call))
+            if position_after(salt, key) < end:
+                target, role = name, CANARY
+        if plan.shares is not None and target is None:
+            if not plan.one_key:
+                key = encoded(plan.split_key(request, call))
+            target, role = plan.names[plan.shares.index(key)], SPLIT
         shadows = plan.always
         if plan.sampled:
-            request_id = call.request_id
-            shadows += tuple([name for name, salt, end in plan.sampled if position_after(salt, request_id) < end])
-        target, role = self._target(plan, call, request)
-        if target is not None and target in shadows:  # it answers already
-            shadows = tuple(name for name in shadows if name != target)
+            key = encoded(call.request_id)
+            shadows += tuple([name for name, salt, end in plan.sampled if position_after(salt, key) < end])
+        if target in shadows:  # it answers already
+            shadows = tuple([name for name in shadows if name != target])
         return RoutingDecision(target, role, shadows)
-
-    def _target(self, plan: _Plan, call: Call, request: InferRequest) -> tuple[str | None, str]:
-        if plan.canary is not None:
-            name, salt, end = plan.canary
-            if end == WHOLE or position_after(salt, plan.canary_key.of(request, call)) < end:
-                return name, CANARY
-        if plan.shares is None:
-            return None, PRIMARY
-        found = plan.shares.target(plan.split_key.of(request, call))
-        return (None if found == self._primary else variant(found)), SPLIT
 
     def _overridden(self, release: Release, target: str, call: Call) -> RoutingDecision:
         if target == self._primary:
@@ -83,7 +83,7 @@ class RoutingPolicy:
         known = targets(release)
         name = next((variant(found) for found in known if target in (found, variant(found))), None)
         if name is None:
-            named = ", ".join([self._primary, *known])
+            named = ", ".join(dict.fromkeys([self._primary, *known]))
             raise InvalidInput(TARGET_HEADER, f"{target[:80]!r} is no target of this model's release; it names {named}")
         return RoutingDecision(name, OVERRIDE, ())
 
@@ -92,13 +92,15 @@ class RoutingPolicy:
         taken = fraction(canary)
         shadows = [s for s in release.shadows if s.target != self._primary]
         nobody = not taken and split is None and not shadows
+        targets = [share.target for share in split.shares] if split else []
         return _Plan(
             release=release,
             plain=RoutingDecision(None, PRIMARY, ()) if nobody else None,
             canary=_rising(canary, taken) if canary and taken else None,
-            canary_key=StickyKey(canary.sticky if canary else "request_id"),
             shares=Shares(split.shares, split.salt) if split else None,
-            split_key=StickyKey(split.sticky if split else "request_id"),
+            names=tuple(None if target == self._primary else variant(target) for target in targets),
+            split_key=sticky_key(split.sticky if split else "request_id"),
+            one_key=bool(canary and taken and split and canary.sticky == split.sticky),
             always=tuple(variant(s.target) for s in shadows if s.sample >= 1),
             sampled=tuple(_sampled(s) for s in shadows if 0 < s.sample < 1),
         )
@@ -130,8 +132,7 @@ def headers(release: Release) -> frozenset[str]:
     """Names of the headers, in lower case, that a decision may go by."""
     rules = [release.split.sticky] if release.split else []
     rules += [release.canary.sticky] if release.canary else []
-    keys = map(StickyKey, rules)
-    return frozenset({TARGET_HEADER, *(key.name for key in keys if key.kind == "header")})
+    return frozenset({TARGET_HEADER, *filter(None, map(header_of, rules))})
 
 
 def variant(target: str) -> str:
@@ -139,8 +140,9 @@ def variant(target: str) -> str:
     return f"v{target}" if target.isdigit() else target
 
 
-def _rising(canary: Canary, taken: float) -> tuple[str, bytes, int]:
-    return variant(canary.target), prefix(f"canary:{canary.target}"), threshold(taken)
+def _rising(canary: Canary, taken: float) -> tuple[str, bytes, int, Key]:
+    salt = prefix(f"canary:{canary.target}")
+    return variant(canary.target), salt, threshold(taken), sticky_key(canary.sticky)
 
 
 def _sampled(shadow: Shadow) -> tuple[str, bytes, int]:

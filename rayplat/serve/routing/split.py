@@ -7,8 +7,9 @@ are laid out in the order given. Whole numbers all the way: no rounding, and no 
 from __future__ import annotations
 
 import hashlib
+import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -18,22 +19,31 @@ from rayplat.serve.request import Call, InferRequest
 from rayplat.types import Share
 
 WHOLE = 1 << 64
-_sha256, _int = hashlib.sha256, int.from_bytes
+_sha256 = hashlib.sha256
+_first_8 = struct.Struct(">Q").unpack_from
+
+Key = Callable[[InferRequest, Call], str]
+
+
+def encoded(key: str) -> bytes:
+    """A key or a salt as it is hashed. Any text has one, also with half a character in it."""
+    return key.encode("utf-8", "surrogatepass")
 
 
 def prefix(salt: str) -> bytes:
     """What is hashed before the key."""
-    return salt.encode("utf-8", "surrogatepass") + b"\x00"
+    return encoded(salt) + b"\x00"
 
 
 def position(salt: str, key: str) -> int:
     """Where ``key`` falls in [0, 2**64)."""
-    return position_after(prefix(salt), key)
+    return position_after(prefix(salt), encoded(key))
 
 
-def position_after(prefixed: bytes, key: str) -> int:
-    """The same for a salt that `prefix` has seen: what a request pays."""
-    return _int(_sha256(prefixed + key.encode("utf-8", "surrogatepass")).digest()[:8])
+def position_after(prefixed: bytes, key: bytes) -> int:
+    """The same for a salt that `prefix` and a key that `encoded` has seen: what a request pays."""
+    found: int = _first_8(_sha256(prefixed + key).digest())[0]
+    return found
 
 
 def unit(salt: str, key: str) -> float:
@@ -54,48 +64,45 @@ def sampled(salt: str, key: str, share: float) -> bool:
 class Shares:
     """Targets by position. Only the ratio of weights counts; a weight must be finite and above 0."""
 
+    __slots__ = ("ends", "prefix", "targets")
+
     def __init__(self, shares: Sequence[Share], salt: str) -> None:
         total = sum(Fraction(s.weight) for s in shares)
-        below, self._ends = Fraction(0), list[int]()
+        below, self.ends = Fraction(0), list[int]()
         for share in shares:
             below += Fraction(share.weight)
-            self._ends.append(int(below * WHOLE / total))
-        self._targets = tuple(s.target for s in shares)
-        self._prefix = prefix(salt)
+            self.ends.append(int(below * WHOLE / total))
+        self.targets = tuple(s.target for s in shares)
+        self.prefix = prefix(salt)
 
-    def index(self, key: str) -> int:
-        """Which of the shares ``key`` belongs to."""
-        return bisect_right(self._ends, position_after(self._prefix, key))
+    def index(self, key: bytes) -> int:
+        """Which of the shares the `encoded` key belongs to."""
+        return bisect_right(self.ends, position_after(self.prefix, key))
 
     def target(self, key: str) -> str:
-        return self._targets[self.index(key)]
+        return self.targets[self.index(encoded(key))]
 
 
-class StickyKey:
-    """What a request is assigned by: ``request_id``, ``entity``, ``header:<name>``, ``input:<name>`` or
-    ``parameter:<name>``. A request that lacks it goes by its id."""
+def sticky_key(rule: str) -> Key:
+    """What reads the key that a request is assigned by: ``request_id``, ``entity``, ``header:<name>``, ``input:<name>``
+    or ``parameter:<name>``. Of several rows the first one's counts; a request that lacks it goes by its id."""
+    kind, _, name = rule.partition(":")
+    if kind == "request_id":
+        return lambda request, call: call.request_id
+    if kind == "header":
+        lower = name.lower()
+        return lambda request, call: call.headers.get(lower) or call.request_id
+    if kind == "entity":
+        return lambda request, call: _text(request.entity[0] if request.entity else None, call)
+    if kind == "input":
+        return lambda request, call: _text(_first(request.inputs.get(name)), call)
+    return lambda request, call: _text(request.params.get(name), call)
 
-    KINDS = ("request_id", "entity", "header:<name>", "input:<name>", "parameter:<name>")
 
-    def __init__(self, rule: str) -> None:
-        self.kind, _, self.name = rule.partition(":")
-        if self.kind == "header":
-            self.name = self.name.lower()
-
-    def of(self, request: InferRequest, call: Call) -> str:
-        """The key. Of several rows the first one's counts."""
-        kind, found = self.kind, None
-        if kind == "request_id":
-            return call.request_id
-        if kind == "entity":
-            found = request.entity[0] if request.entity else None
-        elif kind == "header":
-            found = call.headers.get(self.name)
-        elif kind == "input":
-            found = _first(request.inputs.get(self.name))
-        else:
-            found = request.params.get(self.name)
-        return call.request_id if found is None else _text(found)
+def header_of(rule: str) -> str | None:
+    """The header, in lower case, that a rule goes by."""
+    kind, _, name = rule.partition(":")
+    return name.lower() if kind == "header" else None
 
 
 def _first(values: Any) -> Any:
@@ -104,14 +111,16 @@ def _first(values: Any) -> Any:
     return values[0] if isinstance(values, list) else np.asarray(values).flat[0]
 
 
-def _text(value: Any) -> str:
-    """One text for one value, whichever protocol it came by: 7, 7.0 of a whole number's type, and numpy's 7 alike."""
-    if isinstance(value, str):
+def _text(value: Any, call: Call) -> str:
+    """One text for one value, whichever protocol it came by: a list's 7 and an array's alike."""
+    if type(value) is str:
         return value
+    if value is None:
+        return call.request_id
     if isinstance(value, tuple):
-        return "\x1f".join(map(_text, value))
+        return "\x1f".join(_text(part, call) for part in value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, np.generic):
         value = value.item()
-    return repr(value)
+    return value if isinstance(value, str) else repr(value)
