@@ -190,6 +190,11 @@ class ServeSettings(_Group):
     max_rows: int = Field(10_000, description="Rows in one request; more are refused with 413.")
     token_cache_s: float = Field(5.0, description="How long a host trusts a token it has checked.")
     poll_s: float = Field(20.0, description="Longest silence of a host's long poll before it asks again.")
+    pool_processes: int = Field(1, ge=1, description="Processes that hold the pooled models, each its share of them.")
+    pool_cpus: float = Field(0.1, ge=0, description="CPUs that each of them reserves.")
+    pool_models: int = Field(500, ge=1, description="Models that one of them holds; the least recently used leaves.")
+    pool_bytes: int = Field(4 << 30, ge=1, description="Memory of the models that one of them holds, as measured.")
+    pool_load_s: float = Field(120.0, gt=0, description="Longest time in seconds that a pooled model may take to load.")
 
 
 class LogSettings(_Group):

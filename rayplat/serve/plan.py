@@ -9,7 +9,7 @@ from typing import Any
 from rayplat.errors import InvalidInput
 from rayplat.registry import documents
 from rayplat.serve.routes import DEFAULT_ALIAS
-from rayplat.types import EndpointSpec, PlanAction, PlanStep, ServingPlan
+from rayplat.types import Autoscale, EndpointSpec, PlanAction, PlanStep, ServingPlan
 
 # What a running process cannot change: the resources that it reserves.
 _RESTARTING = frozenset({"cpus", "gpus"})

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote
 
+from rayplat.errors import RayplatError
 from rayplat.serve.http import Receive, Scope, Send
 
 Headers = Sequence[tuple[bytes, bytes]]
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer"})
+_NOT_SENT_ON = _HOP_BY_HOP | {b"content-length", b"content-encoding", b"x-request-id"}
 
 
 class HttpRequest(NamedTuple):
-    """``path`` is decoded and whole, ``root`` the part of it that the application is at; ``query`` is as it came."""
+    """``root`` is where the application is, ``rest`` the path behind it as the client wrote it (percent-encoded).
+    ``direct``: nobody in between puts the request's id on the answer."""
 
     method: str
-    path: str
     root: str
+    rest: str
     query: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    direct: bool = True
 
 
 class HttpAnswer(NamedTuple):
@@ -39,11 +44,14 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def request(scope: Scope, path: str, root: str, body: bytes) -> HttpRequest:
-    """The request of ``scope`` as it is sent on: to ``path`` of an application at ``root``, with the body that was
-    read."""
-    headers = [(name, value) for name, value in scope["headers"] if name not in _HOP_BY_HOP]
-    return HttpRequest(str(scope["method"]), path, root, bytes(scope.get("query_string", b"")), headers, body)
+def request(scope: Scope, place: tuple[str, str], request_id: str, body: bytes) -> HttpRequest:
+    """The request of ``scope`` as it is sent on: to ``place`` (root and rest), with its body as it was read and
+    unpacked, under the id it has here."""
+    headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_SENT_ON]
+    headers.append((b"content-length", str(len(body)).encode()))
+    headers.append((b"x-request-id", request_id.encode("latin-1")))
+    query = bytes(scope.get("query_string", b""))
+    return HttpRequest(str(scope["method"]), *place, query, headers, body, "rayplat.direct" in scope)
 
 
 def pack(request: HttpRequest) -> bytes:
@@ -53,11 +61,20 @@ def pack(request: HttpRequest) -> bytes:
 async def answer(app: Application, packed: bytes) -> bytes:
     """The application's whole answer, for `unpack`."""
     answered = await run(app, HttpRequest(*pickle.loads(packed)))
-    return pickle.dumps(tuple(answered))
+    return pickle.dumps((True, tuple(answered)))
+
+
+def failed(error: RayplatError) -> bytes:
+    """What stands for the answer of a process that has none, for `unpack`."""
+    return pickle.dumps((False, error.with_traceback(None)))
 
 
 def unpack(packed: bytes) -> HttpAnswer:
-    return HttpAnswer(*pickle.loads(packed))
+    """The answer. Raises the error of a process that had none."""
+    went_well, found = pickle.loads(packed)
+    if not went_well:
+        raise found
+    return HttpAnswer(*found)
 
 
 async def run(app: Application, sent: HttpRequest) -> HttpAnswer:
@@ -67,8 +84,8 @@ async def run(app: Application, sent: HttpRequest) -> HttpAnswer:
     return HttpAnswer(answered.status, answered.headers, b"".join(answered.body))
 
 
-async def pieces(app: Application, packed: bytes) -> AsyncIterator[bytes]:
-    """The application's answer in pieces: a pickle of (status, headers) and then the parts of its body, as they come.
+async def pieces(app: Application, packed: bytes) -> AsyncGenerator[bytes, None]:
+    """The application's answer in pieces: status and headers, and then the parts of its body, as they come.
 
     Closing it ends the application's work as a client that leaves does.
     """
@@ -77,7 +94,7 @@ async def pieces(app: Application, packed: bytes) -> AsyncIterator[bytes]:
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            await queue.put(pickle.dumps((message["status"], list(message["headers"]))))
+            await queue.put(pickle.dumps((True, (message["status"], list(message["headers"])))))
         elif message.get("body"):
             await queue.put(message["body"])
 
@@ -103,9 +120,12 @@ async def send_on(answered: HttpAnswer, send: Send) -> int:
     return answered.status
 
 
-async def send_pieces(found: AsyncIterator[bytes], send: Send) -> int:
-    """Send what `pieces` gives to the client; the status."""
-    status, headers = pickle.loads(await anext(found))
+async def send_pieces(found: AsyncGenerator[bytes, None], send: Send) -> int:
+    """Send what `pieces` gives to the client; the status. Raises the error of a process that had no answer."""
+    went_well, start = pickle.loads(await anext(found))
+    if not went_well:
+        raise start
+    status, headers = start
     await send({"type": "http.response.start", "status": status, "headers": headers})
     async for piece in found:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -114,18 +134,22 @@ async def send_pieces(found: AsyncIterator[bytes], send: Send) -> int:
 
 
 def _scope(sent: HttpRequest) -> dict[str, Any]:
-    return {
+    written = sent.root + sent.rest
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": sent.method,
         "scheme": "http",
-        "path": sent.path,
-        "raw_path": sent.path.encode("utf-8", "surrogateescape"),
+        "path": unquote(written),
+        "raw_path": written.encode(),
         "root_path": sent.root,
         "query_string": sent.query,
         "headers": sent.headers,
     }
+    if sent.direct:
+        scope["rayplat.direct"] = True
+    return scope
 
 
 class _Body:

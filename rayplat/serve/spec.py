@@ -19,7 +19,13 @@ from rayplat.serve import units
 from rayplat.types import Autoscale, Batching, EndpointSpec, Explaining, Limits, Logging
 
 _LARGEST = 1 << 20
-_GROUPS = ("autoscale", "batching", "limits", "log", "explain")
+_DEFAULTS: dict[str, Any] = {
+    "autoscale": Autoscale(),
+    "batching": Batching(),
+    "limits": Limits(),
+    "log": Logging(),
+    "explain": Explaining(),
+}
 
 
 def _read(convert: Any) -> BeforeValidator:
@@ -173,7 +179,7 @@ def _entry(defaults: Mapping[str, Any], entry: object, where: str) -> EndpointSp
     if not isinstance(entry, dict):
         raise InvalidInput(where, "it must be a mapping with at least 'model'")
     merged = {**defaults, **entry}
-    for group in _GROUPS:
+    for group in _DEFAULTS:
         if isinstance(defaults.get(group), dict) and isinstance(entry.get(group), dict):
             merged[group] = {**defaults[group], **entry[group]}
     return endpoint_rules.check(_validated(_Entry, merged, where).value(), where)
@@ -203,7 +209,7 @@ def _loaded(text: str) -> Any:
     if len(text) > _LARGEST:
         raise InvalidInput("spec", f"it has {len(text)} characters, the limit is {_LARGEST}")
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Refuses a key that is there twice: YAML's last one would win silently."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -213,7 +219,8 @@ def _loaded(text: str) -> Any:
                     line = key.start_mark.line + 1
                     raise InvalidInput("spec", f"line {line}: {str(key.value)[:80]!r} is there twice")
                 keys.add(key.value if isinstance(key.value, str) else str(key.value))
-            return super().construct_mapping(node, deep)
+            found: dict[Hashable, Any] = super().construct_mapping(node, deep)
+            return found
 
     try:
         return yaml.load(text, Loader)
@@ -233,7 +240,7 @@ def _plain(value: Any, default: Any, always: Sequence[str] = ()) -> dict[str, An
         if own == getattr(default, field.name) and field.name not in always:
             continue
         if is_dataclass(own):
-            found[field.name] = _plain(own, type(own)())
+            found[field.name] = _plain(own, _DEFAULTS[field.name])
         elif field.name.endswith("_s"):
             found[field.name[:-2]] = units.duration_text(own)
         elif field.name.endswith("_ms"):

@@ -81,7 +81,7 @@ class PoolWorker:
         self._turns = asyncio.Semaphore(self._loading.at_once)
         self._loads = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.counts = {"hits": 0, "loads": 0, "failures": 0, "evictions": 0}
+        self.counts = {"hits": 0, "loads": 0, "failures": 0, "evictions": 0, "put_out": 0}
 
     def start(self, pinned: Iterable[Key] = ()) -> None:
         """Begin; ``pinned`` models are loaded in the background."""
@@ -166,9 +166,24 @@ class PoolWorker:
         return {**self.counts, "models": ready, "bytes": size, "resident_bytes": self._used_bytes()}
 
     def check_health(self) -> None:
-        """Raises when so many loads hang that no other can begin."""
-        if self._loads >= _THREADS // 2:
-            raise RuntimeError(f"{self._loads} models are loading and do not end: only a new process helps")
+        """Put out models whose threads are stuck; the others go on. Raises when so many threads hang that only a new
+        process helps."""
+        for key, slot in list(self._slots.items()):
+            if slot.live is not None:
+                try:
+                    slot.live.host.check_health()
+                except RuntimeError as e:
+                    self._put_out(key, slot, slot.live, e)
+        stuck = self._loads + self.counts["put_out"]
+        if stuck >= _THREADS // 2:
+            raise RuntimeError(f"{stuck} models hold threads that do not end: only a new process helps")
+
+    def _put_out(self, key: Key, slot: _Slot, live: LiveHost, error: RuntimeError) -> None:
+        log.error("model %s/%s is put out: %s", *key, error)
+        slot.live, slot.size_bytes = None, 0
+        slot.failure, slot.retry_at = PartFailed(f"model {key[0]!r}", str(error)), self._clock() + _LAST_RETRY_S
+        self.counts["put_out"] += 1
+        self._spawn(self._let_go(key, live), f"leave-{key[0]}")
 
     # --- loading --------------------------------------------------------------------------------------
 
