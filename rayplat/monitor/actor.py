@@ -19,16 +19,18 @@ import pyarrow.compute as pc
 
 from rayplat import logs
 from rayplat.artifacts.store import ArtifactStore
+from rayplat.data import labels
+from rayplat.data.labels import LabelSource
 from rayplat.data.tables import Tables
 from rayplat.errors import AlreadyExists, InvalidInput
-from rayplat.monitor import drift, labels, performance, profiles, records
-from rayplat.monitor.labels import LabelSource
+from rayplat.monitor import drift, performance, profiles, records
 from rayplat.monitor.summary import CATEGORICAL, ColumnSummary
 from rayplat.settings import Settings
-from rayplat.types import DriftReport, QualityReport
+from rayplat.types import DriftReport, QualityReport, TableVersion
 
 INFERENCE_LOG = "inference_log"
 _READ = ["event_time", "model", "version", "entity", "numeric", "categorical", "prediction"]
+_ANSWERED, _SHADOW, _REDACTED = 200, "shadow", "<redacted>"  # as the log has them
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Monitor:
         window = self._window(log, model, version, start, end)
         if version is None:
             version = _only_version(window)
+        before = visible(before, window)
         table = unpack(window, before)
         compared = drift.compare(before, profiles.read(profiles.profile(table)), self._rules, profiles.PREDICTION)
         quality = self._quality(version, window, label_source, asof) if label_source else None
@@ -101,7 +104,7 @@ class Monitor:
         counted = pc.value_counts(self._window(log, model, None, start, end).column("version"))
         return {int(row["values"]): int(row["counts"]) for row in counted.to_pylist()}
 
-    def _window(self, log: Any, model: str, version: int | None, start: datetime, end: datetime) -> pa.Table:
+    def _window(self, log: TableVersion, model: str, version: int | None, start: datetime, end: datetime) -> pa.Table:
         if start.tzinfo is None or end.tzinfo is None:
             raise InvalidInput("window", "start and end need a time zone, for example 2013-11-01T00:00:00Z")
         if start >= end:
@@ -110,7 +113,18 @@ class Monitor:
         where = (time >= _scalar(start)) & (time < _scalar(end)) & (pc.field("model") == model)
         if version is not None:
             where &= pc.field("version") == version
-        return self._tables.read(log, columns=_READ, where=where)
+        return self._tables.read(log, columns=_READ, where=where & self._counted(log))
+
+    def _counted(self, log: TableVersion) -> pc.Expression:
+        """True for rows that somebody was answered with: no failures, no copies for a shadow. Rows of a log from
+        before it had these columns are answers all."""
+        there = set(self._tables.scan(log).schema.names)
+        found = pc.scalar(True)
+        if "status" in there:
+            found &= pc.field("status").is_null() | (pc.field("status") == _ANSWERED)
+        if "role" in there:
+            found &= pc.field("role").is_null() | (pc.field("role") != _SHADOW)
+        return found
 
     def _quality(
         self, version: int, window: pa.Table, source: LabelSource | str, asof: datetime | None
@@ -132,6 +146,13 @@ class Monitor:
             except AlreadyExists:  # another report was first
                 pass
         self._tables.append(records.TABLE, rows)
+
+
+def visible(baseline: Mapping[str, ColumnSummary], window: pa.Table) -> dict[str, ColumnSummary]:
+    """The columns of ``baseline`` that the log shows: of a redacted one nothing can be said."""
+    found = _map_columns(window.column("categorical"), [name for name in baseline if name != profiles.PREDICTION])
+    hidden = {name for name, values in found.items() if pc.any(pc.equal(values, _REDACTED)).as_py()}
+    return {name: summary for name, summary in baseline.items() if name not in hidden}
 
 
 def unpack(window: pa.Table, baseline: Mapping[str, ColumnSummary]) -> pa.Table:

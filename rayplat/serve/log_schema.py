@@ -1,8 +1,9 @@
 """The inference log's columns, and how answered requests become rows of it: one row per entity row.
 
 Values of inputs are what the model was given: one number to a row goes into ``numeric``, one text into
-``categorical``; a missing one is null in its map, one that is not logged (redacted, or more than one value to a row)
-has no key in it. `Record` is made on the host's loop and does nothing; `encode` does the work, in the tap's thread.
+``categorical``; a missing one is null in its map, one of several values to a row has no key in it, and one that is
+redacted says so in ``categorical``, whatever it was. `Record` is made on the host's loop and does nothing; `encode`
+does the work, in the tap's thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PARTITION_BY = ("date",)
 
 ANSWERED = 200
 SHADOW = "shadow"
+REDACTED = "<redacted>"
 MOST_VALUES = 64  # of one output for one row in `answer`; of a larger one only its shape is kept
 
 ENTITY = "entity"
@@ -132,9 +134,7 @@ def warm_up() -> None:
 def _layout(record: Record) -> _Layout:
     numeric, categorical = [], []
     for name, values in record.inputs.items():
-        if name in record.redact:
-            continue
-        kind = _kind(values)
+        kind = "text" if name in record.redact else _kind(values)
         if kind == "numeric":
             numeric.append(name)
         elif kind == "text":
@@ -142,7 +142,7 @@ def _layout(record: Record) -> _Layout:
     outputs = record.outputs or {}
     names = list(outputs)
     first = names[0] if names and _kind(outputs[names[0]]) == "numeric" else None
-    shown = tuple(name for name in names if name != first and name not in record.redact)
+    shown = tuple(n for n in names if n != first and n not in record.redact and outputs[n] is not None)
     entity = record.entity is not None and ENTITY not in record.redact
     prediction = None if first in record.redact else first
     return _Layout(tuple(numeric), tuple(categorical), prediction, shown, entity)
@@ -229,7 +229,10 @@ def _categorical(layout: _Layout, records: list[Record], rows: int) -> pa.Array:
     names = layout.categorical
     if not names:
         return _maps(names, pa.array([], pa.string()), rows)
-    columns = [[value for record in records for value in _texts(record.inputs[name])] for name in names]
+    columns = [
+        [text for r in records for text in ([REDACTED] * r.rows if name in r.redact else _texts(r.inputs[name]))]
+        for name in names
+    ]
     if any(len(column) != rows for column in columns):
         raise ValueError(f"text inputs are not of {rows} rows")
     return _maps(names, pa.array([value for row in zip(*columns, strict=True) for value in row], pa.string()), rows)

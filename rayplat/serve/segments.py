@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rayplat.serve.log_schema import ENTITY, Record
+from rayplat.serve.log_schema import ENTITY, REDACTED, Record
 from rayplat.types import AliasHead
 
 _MAGIC = b"rayplat-spool/1\n"
@@ -35,13 +35,13 @@ def frame(record: Record) -> bytes:
     """One record, without what the log would not show: redacted values and inputs of several values to a row."""
     redact = record.redact
     inputs = {
-        name: _packed(values)
+        name: [REDACTED] * record.rows if name in redact else _packed(values)
         for name, values in record.inputs.items()
-        if name not in redact and (type(values) is list or values.ndim == 1 or values.shape[1:] == (1,))
+        if name in redact or type(values) is list or values.ndim == 1 or values.shape[1:] == (1,)
     }
     outputs = None
     if record.outputs is not None:
-        outputs = {name: _packed(v) for name, v in record.outputs.items() if name not in redact}
+        outputs = {name: None if name in redact else _packed(v) for name, v in record.outputs.items()}
     head = record.head
     values: Any = (
         record.request_id,

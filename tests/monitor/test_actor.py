@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from rayplat.artifacts.store import ArtifactStore
+from rayplat.data.labels import LabelSource, match
 from rayplat.data.tables import Tables
 from rayplat.errors import InvalidInput, NotFound, SchemaMismatch
 from rayplat.monitor import profiles
 from rayplat.monitor.actor import INFERENCE_LOG, Monitor
-from rayplat.monitor.labels import LabelSource, match
 from rayplat.settings import Settings
 
 START = datetime(2013, 11, 1, tzinfo=UTC)
@@ -101,6 +101,36 @@ def test_the_window_is_event_time_and_its_end_is_open(monitor: Monitor, baseline
     report = monitor.report("flight-delay", 1, baseline, START, half)
     assert (report.rows, report.verdict) == (400, "not enough rows")
     assert monitor.report("flight-delay", 1, baseline, END, END + timedelta(days=1)).rows == 0
+
+
+def with_columns(rows: pa.Table, status: list[int], role: list[str]) -> pa.Table:
+    return rows.append_column("status", pa.array(status, pa.int32())).append_column("role", pa.array(role))
+
+
+def test_failures_and_copies_for_shadows_do_not_count(settings: Settings, baseline: str, labels: str) -> None:
+    tables, rng = Tables(settings.tables_uri), np.random.default_rng(5)
+    failed = log(rng, 300, version=1, shift=5.0, first=2000)
+    failed = failed.set_column(failed.schema.get_field_index("prediction"), "prediction", pa.nulls(300, pa.float64()))
+    tables.append(INFERENCE_LOG, with_columns(failed, [503] * 300, ["primary"] * 300), evolve=True)
+    shadowed = log(rng, 900, version=1, shift=5.0, first=3000)
+    tables.append(INFERENCE_LOG, with_columns(shadowed, [200] * 900, ["shadow"] * 900))
+    answered = log(rng, 100, version=1, first=800)
+    tables.append(INFERENCE_LOG, with_columns(answered, [200] * 100, ["canary"] * 100))
+    monitor = Monitor(settings)
+    found = monitor.report("flight-delay", 1, baseline, START, END, labels)
+    assert (found.rows, found.verdict) == (900, "stable")
+    assert found.quality is not None
+    assert found.quality.predictions == 900
+    assert monitor.versions("flight-delay", START, END) == {1: 900, 2: 700}
+
+
+def test_of_a_redacted_column_nothing_is_said(settings: Settings, baseline: str, tables: Tables) -> None:
+    rows = log(np.random.default_rng(6), 800, version=7)
+    shown = [[("carrier", "UA"), ("temp", "<redacted>")]] * 800
+    maps = pa.array(shown, pa.map_(pa.string(), pa.string()))
+    tables.append(INFERENCE_LOG, rows.set_column(rows.schema.get_field_index("categorical"), "categorical", maps))
+    found = Monitor(settings).report("flight-delay", 7, baseline, START, END)
+    assert {c.column for c in found.columns} == {"wind", "carrier"}
 
 
 def test_a_feature_that_is_no_longer_sent_is_drift(monitor: Monitor, tables: Tables, settings: Settings) -> None:

@@ -12,8 +12,11 @@ import pytest
 
 from rayplat.errors import InvalidInput
 from rayplat.serve import log_schema, tap
+from rayplat.serve.log_schema import Record
+from rayplat.serve.sampling import Sample
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import LogSettings
+from rayplat.types import Logging
 from tests.serve.log_fakes import FakeSink, record
 
 
@@ -169,6 +172,91 @@ def test_rows_as_the_log_has_them() -> None:
     assert (third["entity"], third["numeric"], third["categorical"]) == (None, [], [])
     assert third["event_time"] == datetime(2013, 1, 1, tzinfo=UTC)
     assert third["replica"] == "replica-7"
+
+
+def rows_of(*records: Record) -> list[dict[str, Any]]:
+    return log_schema.decode(log_schema.encode(records, "r")).to_pylist()
+
+
+def test_values_go_where_their_kind_is_logged() -> None:
+    inputs = {
+        "f": np.array([1.5, 2.5], np.float32),
+        "i": np.array([[1], [2]], np.int64),
+        "b": np.array([True, False]),
+        "t": ["x", None],
+        "when": np.array(["2026-01-02", "NaT"], "datetime64[D]"),
+        "raw": [b"\x00", b"\x01"],
+        "image": np.zeros((2, 4, 4)),
+    }
+    first, second = rows_of(record("a", 2, inputs=inputs))
+    assert dict(first["numeric"]) == {"f": 1.5, "i": 1.0, "b": 1.0}
+    assert dict(first["categorical"]) == {"t": "x", "when": "2026-01-02", "raw": None}
+    assert dict(second["categorical"])["t"] is None
+
+
+def test_answers_that_are_no_single_number() -> None:
+    label = {"label": ["late", "early"], "scores": np.array([[0.75, np.nan], [0.5, 0.5]])}
+    first, second = rows_of(record("a", 2, outputs=label))
+    assert (first["prediction"], first["answer"]) == (None, '{"label":"late","scores":[0.75,null]}')
+    assert second["answer"] == '{"label":"early","scores":[0.5,0.5]}'
+    (both,) = rows_of(record("a", outputs={"p": np.array([[0.5]]), "q": np.array([2])}))
+    assert (both["prediction"], both["answer"]) == (0.5, '{"q":2}')
+    (large,) = rows_of(record("a", outputs={"embedding": np.zeros((1, 768))}))
+    assert large["answer"] == '{"embedding":{"shape":[768]}}'
+    (odd,) = rows_of(record("a", outputs={"found": [{"at": (1, float("inf")), "of": b"xy"}]}))
+    assert odd["answer"] == '{"found":{"at":[1,null],"of":{"bytes":2}}}'
+
+
+def test_a_request_that_failed_has_its_status_and_no_answer() -> None:
+    (row,) = rows_of(record("a", outputs=None, status=503, role="canary", variant="v7"))
+    assert (row["prediction"], row["answer"], row["status"]) == (None, None, 503)
+    assert (row["role"], row["variant"]) == ("canary", "v7")
+
+
+def test_redacted_fields_say_so_and_hold_nothing() -> None:
+    hidden = frozenset({"temp", "carrier", "p", "entity"})
+    (row,) = rows_of(record("a", redact=hidden))
+    assert dict(row["categorical"]) == {"temp": log_schema.REDACTED, "carrier": log_schema.REDACTED}
+    assert (row["numeric"], row["prediction"], row["answer"], row["entity"]) == ([], None, None, None)
+    (some,) = rows_of(record("a", redact=frozenset({"p"}), outputs={"p": np.array([1.0]), "q": ["x"]}))
+    assert (some["prediction"], some["answer"]) == (None, '{"q":"x"}')
+
+
+def test_one_bad_record_does_not_cost_the_others_theirs(sink: FakeSink) -> None:
+    t = Still(sink, LogSettings(), "r")
+    for name, outputs in (("a", [0.5]), ("bad", [0.5] * 7), ("b", [0.5])):
+        t.record(record(name, outputs={"p": np.array(outputs)}))
+    t.step()
+    assert ids(sink.sent) == [["a", "b"]]
+    assert t.stats() == {"recorded": 3, "committed": 0, "dropped": 1, "waiting": 2}
+
+
+def test_a_key_of_several_columns_is_one_text() -> None:
+    (row,) = rows_of(record("a", entity=[("EWR", 7)]))
+    assert row["entity"] == '["EWR", "7"]'
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_sample_that_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(InvalidInput, match=r"log\.sample"):
+        InferenceTap(FakeSink(), LogSettings(), "r", Logging(sample=share))
+
+
+def test_a_sample_is_the_same_everywhere_and_a_larger_one_holds_it() -> None:
+    names = [f"request-{i}" for i in range(5000)]
+    tenth, half = ({n for n in names if Sample(share).holds(n)} for share in (0.1, 0.5))
+    assert tenth < half
+    assert abs(len(tenth) - 500) < 5 * (5000 * 0.1 * 0.9) ** 0.5
+    assert Sample(0.0).holds("request-1") is False
+    assert next(n for n in names if n in tenth) == "request-2"  # for ever: a change would part shadows from primaries
+
+
+def test_the_writer_hears_how_a_host_stands_and_when_it_ends(sink: FakeSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tap, "_REPORT_S", -1.0)
+    t = Still(sink, LogSettings(), "r")
+    t.record(record("a"))
+    t.step()
+    assert sink.heard == [(t.epoch, {"recorded": 1, "committed": 0, "dropped": 0, "waiting": 1}, False)]
 
 
 @pytest.mark.parametrize("batch", [b"", b"nonsense"])
