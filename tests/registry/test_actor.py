@@ -16,7 +16,7 @@ from rayplat.registry import actor
 from rayplat.registry.actor import Registry
 from rayplat.registry.calls import name_of
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import aliases, audit, drift, policies, promotions, tokens, versions
+from rayplat.registry.record import aliases, audit, drift, policies, promotion_steps, tokens, versions
 from rayplat.registry.record.database import Record
 from rayplat.registry.upkeep import Chore, Upkeep, of_record
 from rayplat.registry.writer import Writer
@@ -217,7 +217,7 @@ def test_drift_of_mlflows_rows_is_set_back(desk: Desk) -> None:
 
 def test_promotions_are_looked_at_when_one_is_open(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
-    monkeypatch.setattr(promotions, "tick", lambda tx: looked.append(tx) or [])
+    monkeypatch.setattr(promotion_steps, "tick", lambda tx: looked.append(tx) or [])
     registry = LocalRegistry(desk.record)
     promoting = of_record(registry)[0]
     promoting.run()
