@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, render
+from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, render, serving_file
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -57,6 +57,7 @@ INNER = {
     ("audit", "anchors"),
     ("audit", "lines"),
     ("lineage", "events"),
+    ("endpoints", "plan"),
 }
 # Commands that read or write files here: they take something else from a command line than a verb does.
 WRITTEN: dict[str, Callable[..., None]] = {
@@ -67,6 +68,8 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "audit verify": files.verify_audit,
     "audit export": files.export_audit,
     "lineage export": lineage_export.export,
+    "serve apply": serving_file.apply,
+    "serve export": serving_file.export,
     "model compose": graph_file.compose,
 }
 _SIMPLE = (str, int, float, bool)

@@ -17,7 +17,7 @@ _ROLLING = "a rolling restart: a new process is ready before each old one stops"
 _IN_PLACE = "nothing restarts"
 _COSTS = {
     (PlanAction.CREATE, "dedicated"): "a process of its own is started",
-    (PlanAction.CREATE, "pooled"): "the pool loads it with its first request",
+    (PlanAction.CREATE, "pooled"): "the pool loads it",
     (PlanAction.MOVE, "dedicated"): "a process of its own is started, then the pool lets it go; nothing is refused",
     (PlanAction.MOVE, "pooled"): "the pool loads it, then its own processes stop; nothing is refused",
 }
@@ -127,10 +127,8 @@ def _different(before: Any, after: Any, prefix: str = "") -> list[tuple[str, Any
 
 
 def _shown(value: Any) -> str:
-    if is_dataclass(value) and not isinstance(value, type):
-        return (
-            f"{value.min_replicas} to {value.max_replicas} replicas" if hasattr(value, "min_replicas") else str(value)
-        )
+    if isinstance(value, Autoscale):
+        return f"{value.min_replicas} to {value.max_replicas} replicas"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

@@ -8,7 +8,8 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A served alias. ``replicas`` maps replica id to the generation it has acknowledged."""
+    """A served alias. ``replicas`` maps replica id to the generation it has acknowledged; of a pooled one, the worker
+    that holds it."""
 
     model: str
     alias: str
@@ -18,6 +19,7 @@ class Endpoint:
     generation: int | None
     status: str
     replicas: dict[str, int]
+    placement: str = "dedicated"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_what_is_not_there_is_created_and_the_rest_left_alone() -> None:
     assert summary(made) == [("create", "m", "champion"), ("create", "n", "champion")]
     assert [step.cost for step in made.steps] == [
         "a process of its own is started",
-        "the pool loads it with its first request",
+        "the pool loads it",
     ]
 
 

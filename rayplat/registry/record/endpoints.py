@@ -5,6 +5,7 @@ One model at most is the default one, which answers at the root: to make another
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import sqlalchemy as sa
@@ -30,7 +31,7 @@ def put(tx: Tx, spec: EndpointSpec, *, by: Principal) -> EndpointSpec:
     said, subject = documents.plain(spec), f"{spec.model}@{spec.alias}"
     if audit.replayed(tx, "endpoint.put", subject, spec=said) is not None:
         return get(tx.connection, spec.model, spec.alias)
-    _check_target(tx.connection, spec)
+    check_target(tx.connection, spec)
     before = find(tx.connection, spec.model, spec.alias)
     if before == spec:
         return before
@@ -81,6 +82,17 @@ def listed(connection: Connection) -> list[EndpointSpec]:
     return [_parsed(text) for text in connection.scalars(wanted)]
 
 
+def check_target(connection: Connection, spec: EndpointSpec) -> None:
+    """Raises `NotFound` for an alias or version that does not exist, `Conflict` for a version that was retired."""
+    number = endpoint_rules.version_of(spec.alias)
+    if number is None:
+        aliases.get(connection, spec.model, spec.alias)
+        return
+    versions.usable(connection, spec.model, number)
+    if spec.default:
+        raise InvalidInput("endpoint.default", "an exact version cannot be the default: name an alias")
+
+
 def _write(tx: Tx, spec: EndpointSpec, before: EndpointSpec | None, by: Principal) -> None:
     columns = {"spec": documents.text(spec), "set_by": by.name, "at": rows.to_us(tx.at)}
     key = {"model": spec.model, "alias": spec.alias}
@@ -99,19 +111,10 @@ def _take_default(tx: Tx, spec: EndpointSpec, by: Principal) -> None:
             _write(tx, replace(other, default=False), other, by)
 
 
-def _check_target(connection: Connection, spec: EndpointSpec) -> None:
-    number = endpoint_rules.version_of(spec.alias)
-    if number is None:
-        aliases.get(connection, spec.model, spec.alias)
-        return
-    versions.usable(connection, spec.model, number)
-    if spec.default:
-        raise InvalidInput("endpoint.default", "an exact version cannot be the default: name an alias")
-
-
 def _of(model: str, alias: str) -> sa.ColumnElement[bool]:
     return (table.c.model == model) & (table.c.alias == alias)
 
 
+@functools.lru_cache(maxsize=4096)
 def _parsed(text: str) -> EndpointSpec:
     return documents.parse(EndpointSpec, text, "stored endpoint")

@@ -16,6 +16,7 @@ class FakeHost:
     def __init__(self, spec: EndpointSpec, gate: asyncio.Event | None, error: Exception | None) -> None:
         self.spec, self.gate, self.error = spec, gate, error
         self.started = self.stopped = False
+        self.sick = ""
         self.answering = asyncio.Event()
         self.answering.set()
 
@@ -49,7 +50,9 @@ class FakeHost:
     async def flush_log(self, timeout_s: float) -> bool:
         return timeout_s > 0
 
-    def check_health(self) -> None: ...
+    def check_health(self) -> None:
+        if self.sick:
+            raise RuntimeError(self.sick)
 
     def stats(self) -> dict[str, Any]:
         return {"version": 1, "generation": 3}

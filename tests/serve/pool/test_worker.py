@@ -38,7 +38,7 @@ class Pool:
         )
 
     async def ask(self, model: str, body: bytes = b"hi") -> bytes:
-        sent = relay.HttpRequest("POST", f"/v2/models/{model}/infer", f"/v2/models/{model}", b"", [], body)
+        sent = relay.HttpRequest("POST", f"/v2/models/{model}", "/infer", b"", [], body)
         return relay.unpack(await self.worker.http(model, "champion", relay.pack(sent))).body
 
     def ready(self) -> list[str]:
@@ -307,10 +307,28 @@ def test_many_loads_that_never_end_make_it_unhealthy(monkeypatch: pytest.MonkeyP
         pool.worker.check_health()
         asking = [asyncio.create_task(pool.ask(model)) for model in ("a", "b")]
         await settled()
-        with pytest.raises(RuntimeError, match="2 models are loading and do not end"):
+        with pytest.raises(RuntimeError, match="2 models hold threads that do not end"):
             pool.worker.check_health()
         for gate in shop.gates.values():
             gate.set()
         await asyncio.gather(*asking)
+
+    play(shop, story)
+
+
+def test_a_model_whose_threads_are_stuck_is_put_out_alone() -> None:
+    shop = Workshop(*pooled("stuck", "good"))
+
+    async def story(pool: Pool) -> None:
+        for model in ("stuck", "good"):
+            await pool.ask(model)
+        shop.of("stuck")[0].sick = "4 predictions have not returned"
+        pool.worker.check_health()
+        with pytest.raises(Unavailable, match="4 predictions have not returned; next try in 60 s"):
+            await pool.ask("stuck")
+        assert await pool.ask("good") == b"good:hi"
+        await until(lambda: shop.of("stuck")[0].stopped)
+        pool.now += 61
+        assert await pool.ask("stuck") == b"stuck:hi"
 
     play(shop, story)
