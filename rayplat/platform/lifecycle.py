@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONTROL_APP = "rayplat-control"
+_ACTORS = (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR, actors.RELEASES)
 Progress = Callable[[str], None]
 
 
@@ -86,6 +87,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Starter]]:
     yield "registry", lambda s, say: _start_registry(settings, s, say)
     yield "inference log", lambda s, say: _start_actor(settings, actors.INFERENCE_LOG, "the inference log", s, say)
     yield "monitor", lambda s, say: _start_actor(settings, actors.MONITOR, "the monitor", s, say)
+    yield "releases", lambda s, say: _start_actor(settings, actors.RELEASES, "the release controller", s, say)
     yield "control API", lambda s, say: _start_control(settings, s, say)
     yield "gRPC server", lambda s, say: _start_grpc(settings, s, say)
     yield "endpoints", lambda s, say: _start_endpoints(settings, s, say)
@@ -172,9 +174,12 @@ def _start_actor(
     say()
     from rayplat.monitor.actor import Monitor
     from rayplat.serve.inference_log import InferenceLogWriter
+    from rayplat.serve.releases import ReleaseActor
 
     if name == actors.INFERENCE_LOG:
         actors.start(name, InferenceLogWriter, settings, max_concurrency=1000)  # each host keeps two writes waiting
+    elif name == actors.RELEASES:
+        actors.start(name, ReleaseActor)
     else:
         actors.start(name, Monitor, settings)
     try:
@@ -271,7 +276,7 @@ def status(settings: Settings) -> list[PartStatus]:
     from rayplat.serve import deploy, served
     from rayplat.services.status import actor_status, registry_parts
 
-    parts += [actor_status(name) for name in (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR)]
+    parts += [actor_status(name) for name in _ACTORS]
     with contextlib.suppress(RayplatError):  # without a registry, its own line says so
         parts += registry_parts(RegistryClient.connect(), settings)
     if current.grpc_url is not None:

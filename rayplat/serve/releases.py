@@ -1,8 +1,8 @@
 """The release controller: takes each canary its next step, or takes it back, by what hosts count and others signal.
 
-All it knows is in the record and in the hosts: a controller that restarts goes on where the last one was. What it decides
-on was counted under the release it changes, and the change is compared and set on that release: of two controllers one
-is too late, and of a controller and a person whoever was first wins.
+All it knows is in the record and in the hosts: a controller that restarts goes on where the last one was. It decides on
+what was counted under the release that it changes, and compares and sets on that release: of two controllers one is too
+late, and of a controller and a person whoever was first wins.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class Status(Noun):
     @route("GET", "/status", Role.VIEWER)
     def list(self) -> tuple[PartStatus, ...]:
         """The platform's actors, as they answer now, the key that signs, and webhooks."""
-        found = [actor_status(name) for name in (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR)]
+        names = (actors.REGISTRY, actors.INFERENCE_LOG, actors.MONITOR, actors.RELEASES)
+        found = [actor_status(name) for name in names]
         return (*found, *registry_parts(self._context.registry, self._context.settings))
 
 
