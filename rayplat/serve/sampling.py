@@ -18,8 +18,8 @@ class Sample:
         if not 0 <= share <= 1:
             raise InvalidInput("log.sample", f"{share} is no share between 0 and 1")
         self._all = share == 1
-        self._below, self._prefix = split.threshold(share), split.prefix(salt)
+        self._below, self._salt = split.threshold(share), salt
 
     def holds(self, request_id: str) -> bool:
         """Whether a request is in it."""
-        return self._all or split.position_after(self._prefix, request_id) < self._below
+        return self._all or split.position(self._salt, request_id) < self._below
