@@ -55,7 +55,8 @@ class Encoding:
         return frozenset(f.name for f in self.features if not f.nullable and f.kind == "categorical")
 
     def encode(self, columns: Mapping[str, Any]) -> tuple[Floats, Codes]:
-        """``(numeric [n, d] float32, categorical [n, c] int64)``. Columns that are no features are ignored.
+        """``(numeric [n, d] float32, categorical [n, c] int64)``. Columns that are no features are ignored; text may be
+        an Arrow column too, which is looked up as a whole.
 
         Raises `SchemaMismatch`: a column that is absent, of another length, of the wrong kind, or missing a value
         where the feature forbids it.
@@ -70,6 +71,11 @@ class Encoding:
         c = np.empty((rows, len(self.categorical)), dtype=np.int64)
         for i, name in enumerate(self.categorical):
             codes, values = self._codes[i], columns[name]
+            if hasattr(values, "null_count"):
+                c[:, i] = self._looked_up(i, values)
+                if values.null_count and name in self._required_categorical:
+                    raise SchemaMismatch(name, "a value is missing (null) and the model needs it")
+                continue
             try:
                 c[:, i] = [codes.get(value, 0) for value in values]
             except TypeError as e:
@@ -81,17 +87,24 @@ class Encoding:
     def encode_table(self, table: Any) -> tuple[Floats, Codes]:
         """`encode` for a whole ``pyarrow.Table``, without a Python object per value. Nulls are never refused here."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         x = np.empty((table.num_rows, len(self.numeric)), dtype=np.float32)
         for i, name in enumerate(self.numeric):
             x[:, i] = table[name].cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
         c = np.empty((table.num_rows, len(self.categorical)), dtype=np.int64)
         for i, name in enumerate(self.categorical):
-            words = pa.array(self.vocabularies[i], pa.string())
-            found = pc.index_in(table[name].cast(pa.string()), value_set=words, skip_nulls=True)
-            c[:, i] = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy()
+            c[:, i] = self._looked_up(i, table[name])
         return x, c
+
+    def _looked_up(self, i: int, column: Any) -> Codes:
+        """Codes [n] of an Arrow column in the vocabulary of the categorical feature ``i``."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        words = pa.array(self.vocabularies[i], pa.string())
+        found = pc.index_in(column.cast(pa.string()), value_set=words, skip_nulls=True)
+        codes: Codes = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy()
+        return codes
 
     def to_json(self) -> dict[str, Any]:
         return {"vocabularies": dict(zip(self.categorical, map(list, self.vocabularies), strict=True))}

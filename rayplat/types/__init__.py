@@ -68,6 +68,7 @@ from rayplat.types.promotion import (
     Waiver,
 )
 from rayplat.types.releases import Canary, CanaryState, Release, Shadow, Share, Signal, Split
+from rayplat.types.scoring import ScoreReport
 from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus, QualityReport
 from rayplat.types.serving_plan import PlanAction, PlanStep, ServingApplied, ServingPlan, StepOutcome
 from rayplat.types.signature import DATATYPES, ParamSpec, Signature, TensorSpec
@@ -155,6 +156,7 @@ __all__ = [
     "Release",
     "Role",
     "RunInfo",
+    "ScoreReport",
     "SegmentAgreement",
     "ServingApplied",
     "ServingPlan",

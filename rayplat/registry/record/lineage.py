@@ -55,6 +55,8 @@ CONTENT_OF = "content of"  # artifact -> model version
 BASELINE_OF = "baseline of"  # artifact -> model version
 LIVE_AS = "live as"  # model version -> alias generation
 MOVED = "moved"  # promotion -> alias generation
+SCORED_IN = "scored in"  # table version, or model version -> run that scored the rows with the model
+WROTE = "wrote"  # run -> table version that holds what it scored
 LOGGED_IN = "logged in"  # alias generation -> inference log of the version
 
 TRAINED_ON = (SOURCE_OF, PINNED_BY, HOLDS, TRAINED, MADE)  # the way from a table to what was trained on it
@@ -69,6 +71,9 @@ _ADDABLE = {
     (_K.TABLE, PINNED_BY, _K.TRAINING_SET),
     (_K.TABLE, HOLDS, _K.TRAINING_SET),
     (_K.TRAINING_SET, TRAINED, _K.RUN),
+    (_K.TABLE, SCORED_IN, _K.RUN),
+    (_K.MODEL, SCORED_IN, _K.RUN),
+    (_K.RUN, WROTE, _K.TABLE),
 }
 
 # --- writing --------------------------------------------------------------------------------------

@@ -1,0 +1,6 @@
+"""Scoring a whole table with a registered model: pinned inputs, the same model code as serving, parts committed once."""
+
+from rayplat.serve.batch_scoring.job import Backends, Workers, score
+from rayplat.serve.batch_scoring.plan import Plan, ScoreRequest
+
+__all__ = ["Backends", "Plan", "ScoreRequest", "Workers", "score"]

@@ -1,0 +1,299 @@
+"""The worker of a batch scoring job: one loaded model, part after part read, scored and written as files.
+
+Runs as an actor of Ray Data; the job commits what it wrote. A row that cannot be scored is written with the reason in
+its column ``error`` and null predictions.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayplat import actors
+from rayplat.data.features import FeatureView, OnRequestView, View
+from rayplat.data.features.transforms import on_request, with_defaults
+from rayplat.errors import InvalidInput, RayplatError, SchemaMismatch
+from rayplat.serve import log_schema
+from rayplat.serve.batch_scoring.columns import Given, Reader, output_columns
+from rayplat.serve.batch_scoring.plan import OWN_COLUMNS, Plan
+from rayplat.serve.log_schema import Record
+from rayplat.serve.ports import Loader
+from rayplat.types import AliasHead
+
+if TYPE_CHECKING:
+    from rayplat.data.tables import Tables
+    from rayplat.data.tables.batch import Written
+    from rayplat.data.tables.scan import Scan
+
+ROW = "__row"  # position in the input, of rows whose features were joined
+_ROLE = "batch"
+_MOST_FAILURES = 256  # predictions of one batch that may fail on the search for the rows that are to blame
+_REASON = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs: the plan, the pinned ``scan`` of the input, where to write, how to load the model. ``views``
+    complete rows that were joined with their features. ``log``: answers go to the inference log too."""
+
+    plan: Plan
+    scan: Scan
+    tables: Tables
+    loader: Loader
+    views: tuple[View, ...] = ()
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A part whose files are written. ``busy_s`` is the time it took its worker, ``began_at`` when that began (seconds
+    since 1970)."""
+
+    part: int
+    written: Written
+    scored: int
+    failed: int
+    busy_s: float
+    began_at: float
+
+
+@dataclass
+class _Scored:
+    """Results of a part's batches so far; ``good`` are positions in the part."""
+
+    outputs: list[Mapping[str, Any]] = field(default_factory=list)
+    good: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+
+class Scorer:
+    """Loads the model once; called with a table of one part, it scores the part."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        plan = task.plan
+        self._loaded = task.loader.load(plan.model, plan.version, plan.digest)
+        self._reader: Reader | None = None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """``block`` holds a part's rows with their features, or only its number (``part``); the answer is a pickled
+        `Done`."""
+        plan = self._task.plan
+        if "part" in block.column_names:
+            number, rows = int(block["part"][0].as_py()), None
+        else:
+            number, rows = int(block[ROW][0].as_py()) // plan.request.part_rows, block
+        return pa.table({"done": [pickle.dumps(self.part(number, rows))]})
+
+    def part(self, number: int, rows: pa.Table | None = None) -> Done:
+        """Score one part and write it."""
+        began, began_at = time.perf_counter(), time.time()
+        rows = self._read(number) if rows is None else self._completed(rows)
+        reader = self._reader_of(rows.schema)
+        scored = _Scored()
+        step = self._task.plan.request.batch_rows
+        for start in range(0, rows.num_rows, step):
+            self._batch(reader, rows.slice(start, step), start, scored)
+            if self._task.log:
+                self._log(number, rows.slice(start, step), start, scored)
+        table = self._table(number, rows, scored)
+        written = self._task.tables.write_files(self._task.plan.request.output, table)
+        failed = len(scored.reasons)
+        return Done(number, written, rows.num_rows - failed, failed, time.perf_counter() - began, began_at)
+
+    # --- rows -----------------------------------------------------------------------------------------
+
+    def _read(self, number: int) -> pa.Table:
+        request, scan = self._task.plan.request, self._task.scan
+        names = Reader.wanted(self._loaded.signature, scan.schema, request.columns)
+        absent = [name for name in (*request.keys, *names) if name not in scan.schema.names]
+        if absent:
+            there = ", ".join(scan.schema.names)
+            raise SchemaMismatch(absent[0], f"table {request.input[0]!r} has no such column, there are {there}")
+        return scan.slice(*self._task.plan.span(number), list(dict.fromkeys([*request.keys, *names])))
+
+    def _completed(self, rows: pa.Table) -> pa.Table:
+        """Joined rows with defaults and the features that are computed on request."""
+        for view in self._task.views:
+            if isinstance(view, FeatureView):
+                rows = with_defaults(view, rows)
+        for view in self._task.views:
+            if isinstance(view, OnRequestView):
+                columns = {name: rows[name] for name in rows.column_names}
+                for name, column in on_request(view, columns, rows.num_rows).items():
+                    rows = rows.append_column(name, column)
+        return rows
+
+    def _reader_of(self, schema: pa.Schema) -> Reader:
+        if self._reader is None:
+            loaded, request = self._loaded, self._task.plan.request
+            own = loaded.spec is not None  # our own models encode Arrow columns themselves
+            self._reader = Reader(loaded.signature, schema, request.columns, arrow=own and not self._task.log)
+            taken = [name for name in loaded.signature.output_names if name in (*request.keys, *OWN_COLUMNS)]
+            if taken:
+                raise InvalidInput("keys", f"{taken[0]!r} is an output of the model; leave it out or rename the column")
+        return self._reader
+
+    # --- scoring --------------------------------------------------------------------------------------
+
+    def _batch(self, reader: Reader, rows: pa.Table, start: int, into: _Scored) -> None:
+        given = reader.read(rows)
+        unknown = self._unknown(rows)
+        reasons = given.reasons | unknown
+        if unknown:
+            keep = np.setdiff1d(np.arange(rows.num_rows), np.fromiter(reasons, np.int64), assume_unique=True)
+            given = reader.read(rows.take(pa.array(keep)))
+            good = keep
+        else:
+            good = np.arange(rows.num_rows) if given.good is None else given.good
+        into.reasons |= {start + row: reason for row, reason in reasons.items()}
+        for positions, outputs in self._predicted(given, good, start, into.reasons):
+            into.good.append(positions + start)
+            into.outputs.append(outputs)
+
+    def _unknown(self, rows: pa.Table) -> dict[int, str]:
+        """Rows whose key no view knew at the moment, as online requests are refused."""
+        plan = self._task.plan
+        own = [view for view in self._task.views if isinstance(view, FeatureView) and plan.entity in view.keys]
+        names = [name for view in own for name in view.feature_names if name in rows.column_names]
+        if not names or plan.entity is None:
+            return {}
+        nobody = np.ones(rows.num_rows, np.bool_)
+        for name in names:
+            nobody &= rows[name].is_null().to_numpy()
+        keys = rows[plan.entity]
+        return {row: f"{plan.entity}: unknown {plan.entity} {keys[row].as_py()!r}" for row in np.flatnonzero(nobody)}
+
+    def _predicted(
+        self, given: Given, good: npt.NDArray[np.int64], start: int, reasons: dict[int, str]
+    ) -> list[tuple[npt.NDArray[np.int64], Mapping[str, Any]]]:
+        """Outputs with the positions (in the batch) that they belong to. A prediction that fails is tried in halves,
+        so that only the rows that are to blame are left out."""
+        found: list[tuple[npt.NDArray[np.int64], Mapping[str, Any]]] = []
+        waiting, failures = [(0, len(good))], 0
+        while waiting:
+            first, last = waiting.pop()
+            if first == last:
+                continue
+            values = given.values if last - first == len(good) else _sliced(given.values, first, last)
+            try:
+                outputs = self._checked(self._loaded.predict(values, {}), last - first)
+            except Exception as e:  # noqa: BLE001 - a model may raise anything; the reason is kept with the rows
+                failures += 1
+                if last - first > 1 and failures <= _MOST_FAILURES:
+                    middle = (first + last) // 2
+                    waiting += [(middle, last), (first, middle)]
+                else:
+                    reasons |= {start + int(row): _reason(e) for row in good[first:last]}
+                continue
+            positions = good[first:last]
+            if self._loaded.spec is not None:
+                positions, outputs = _finite(positions, outputs, start, reasons)
+            found.append((positions, outputs))
+        return found
+
+    def _checked(self, outputs: Mapping[str, Any], rows: int) -> dict[str, npt.NDArray[Any]]:
+        arrays = {name: np.asarray(values) for name, values in outputs.items()}
+        for name, values in arrays.items():
+            if values.ndim == 0 or len(values) != rows:
+                raise InvalidInput(name, f"the model gave {values.shape} values for {rows} rows")
+        return arrays
+
+    # --- results --------------------------------------------------------------------------------------
+
+    def _table(self, number: int, rows: pa.Table, scored: _Scored) -> pa.Table:
+        plan, count = self._task.plan, rows.num_rows
+        good = None if not scored.reasons else np.concatenate([*scored.good, np.empty(0, np.int64)])
+        columns: dict[str, Any] = {name: rows[name] for name in plan.request.keys}
+        columns |= output_columns(scored.outputs, good, count)
+        first = plan.span(number)[0]
+        columns["row"] = pa.array(np.arange(first, first + count))
+        columns["model"] = _same(plan.model, count)
+        columns["model_version"] = _same(plan.version, count)
+        columns["model_alias"] = _same(plan.alias, count, pa.string())
+        columns["scored_at"] = _same(datetime.now(UTC), count, pa.timestamp("us", tz="UTC"))
+        columns["job_id"] = _same(plan.job_id, count)
+        reasons = [None] * count if not scored.reasons else [scored.reasons.get(row) for row in range(count)]
+        columns["error"] = pa.array(reasons, pa.string())
+        return pa.table(columns)
+
+    def _log(self, number: int, rows: pa.Table, start: int, scored: _Scored) -> None:
+        """The batch in the inference log, once however often the part is scored: its number is the writer's."""
+        import ray
+
+        plan, loaded, now = self._task.plan, self._loaded, datetime.now(UTC)
+        given = Reader(loaded.signature, rows.schema, plan.request.columns).read(rows)
+        ends = [i for i, good in enumerate(scored.good) if len(good) and start <= good[0] < start + rows.num_rows]
+        head = AliasHead(
+            plan.model, plan.alias or "", plan.version, plan.digest, plan.generation, plan.started_at, plan.job_id
+        )
+        records = []
+        for i in ends:
+            positions = scored.good[i] - start
+            at = np.searchsorted(np.arange(rows.num_rows) if given.good is None else given.good, positions)
+            keys = rows[plan.entity].take(pa.array(positions)).to_pylist() if plan.entity in rows.column_names else None
+            records.append(
+                Record(
+                    request_id=f"{plan.job_id}-{number}-{start}-{i}",
+                    rows=len(positions),
+                    received_at=now,
+                    event_time=now,
+                    head=head,
+                    version=plan.version,
+                    entity=keys,
+                    inputs={name: _picked(values, at) for name, values in given.values.items()},
+                    outputs=scored.outputs[i],
+                    latency_ms=float("nan"),
+                    status=200,
+                    variant=plan.alias or f"v{plan.version}",
+                    role=_ROLE,
+                )
+            )
+        writer = actors.find(actors.INFERENCE_LOG)
+        if records and writer is not None:
+            batch = log_schema.encode(records, plan.job_id)
+            sequence = start // plan.request.batch_rows
+            ray.get(writer.write.remote(batch, f"{plan.job_id}/{number}", sequence))
+
+
+def _finite(
+    positions: npt.NDArray[np.int64], outputs: Mapping[str, npt.NDArray[Any]], start: int, reasons: dict[int, str]
+) -> tuple[npt.NDArray[np.int64], Mapping[str, npt.NDArray[Any]]]:
+    """Without the rows for which an output is no finite number."""
+    good = np.ones(len(positions), np.bool_)
+    for name, values in outputs.items():
+        if values.dtype.kind == "f":
+            bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            reasons |= {start + int(row): f"the output {name!r} is no finite number" for row in positions[bad]}
+            good &= ~bad
+    if good.all():
+        return positions, outputs
+    return positions[good], {name: values[good] for name, values in outputs.items()}
+
+
+def _sliced(values: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
+    return {
+        name: column.slice(first, last - first) if isinstance(column, pa.ChunkedArray) else column[first:last]
+        for name, column in values.items()
+    }
+
+
+def _picked(values: Any, at: npt.NDArray[np.int64]) -> Any:
+    return [values[i] for i in at.tolist()] if isinstance(values, Sequence) else values[at]
+
+
+def _same(value: Any, count: int, dtype: pa.DataType | None = None) -> pa.Array:
+    return pa.repeat(pa.scalar(value, dtype), count)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error) if isinstance(error, RayplatError) else f"{type(error).__name__}: {error}"
+    return f"the model failed: {text}"[:_REASON]
