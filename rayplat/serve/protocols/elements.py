@@ -245,7 +245,10 @@ def _integers(rules: Rules, place: Place, datatype: str, flat: Sequence[Any]) ->
 
 def _wrong_type(place: Place, flat: Sequence[Any], allowed: set[type], wanted: str) -> None:
     i = next(i for i, value in enumerate(flat) if type(value) not in allowed)
-    raise InvalidInput(place.at(i), f"must be {wanted}, found {type_name(flat[i])}")
+    value = flat[i]
+    if isinstance(value, float) and abs(value) >= 2**63 and int in allowed:  # what JSON decoders make of long integers
+        raise InvalidInput(place.at(i), f"is outside the range of 64-bit integers, or not {wanted}")
+    raise InvalidInput(place.at(i), f"must be {wanted}, found {type_name(value)}")
 
 
 # --- raw bytes ------------------------------------------------------------------------------------

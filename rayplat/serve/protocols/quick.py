@@ -92,8 +92,8 @@ def _columns(plan: QuickPlan, given: list[Any], max_rows: int) -> Assembled | No
     ranges, names, numbers = plan.numbers, [], []
     texts: dict[str, Values] = {}
     for tensor in given:
-        name, data = tensor["name"], tensor["data"]
-        if len(tensor) != 4 or tensor["shape"] != shape or type(data) is not list or len(data) != rows:
+        name, data, said = tensor["name"], tensor["data"], tensor["shape"]
+        if len(tensor) != 4 or said != shape or type(said[0]) is not int or type(data) is not list or len(data) != rows:
             return None
         if name in ranges:
             low, high = ranges[name]
@@ -144,7 +144,8 @@ def _key(key: str, tensor: Any, max_rows: int) -> Assembled | None:
     data = tensor["data"]
     if len(tensor) != 4 or tensor["name"] != key or tensor["datatype"] != "BYTES" or type(data) is not list:
         return None
-    if tensor["shape"] != [len(data)] or not 0 < len(data) <= max_rows or not _are_texts(data, 1):
+    shape = tensor["shape"]
+    if shape != [len(data)] or type(shape[0]) is not int or not 0 < len(data) <= max_rows or not _are_texts(data, 1):
         return None
     return Assembled(len(data), {}, data)
 

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from rayplat.errors import BadRequest, InvalidInput, TooLarge
+from rayplat.serve import signatures
+from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.protocols import v2
-from tests.serve.fakes import SPEC
+from rayplat.serve.request import Answer
+from rayplat.types import ParamSpec, Signature, TensorSpec
+from tests.serve.fakes import SPEC, head
 
+SIGNATURE = signatures.of_spec(SPEC)
 KEYS = {"name": "flight", "datatype": "BYTES", "shape": [2], "data": ["F1", "F2"]}
 
 
-def parse(request: Any, max_rows: int = 100) -> v2.InferRequest:
+def parse(request: Any, max_rows: int = 100) -> v2.Request:
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    return v2.parse(body, SPEC, max_rows)
+    return v2.parse(body, SIGNATURE, max_rows)
 
 
 def with_input(**tensor: Any) -> dict[str, Any]:
@@ -28,7 +33,7 @@ def with_input(**tensor: Any) -> dict[str, Any]:
 
 def test_keys_alone() -> None:
     request = parse({"inputs": [KEYS]})
-    assert (request.rows, request.entity, request.overrides) == (2, ["F1", "F2"], {})
+    assert (request.rows, request.entity, request.inputs) == (2, ["F1", "F2"], {})
     assert (request.id, request.event_time, request.outputs) == (None, None, ("probability",))
 
 
@@ -40,14 +45,14 @@ def test_column_shape_in_both_forms(data: list[Any]) -> None:
 @pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT8", "INT64", "UINT16"])
 def test_numeric_override(datatype: str) -> None:
     request = parse(with_input(name="temp", datatype=datatype, data=[3, 4]))
-    np.testing.assert_array_equal(request.overrides["temp"], [3.0, 4.0])
+    np.testing.assert_array_equal(request.inputs["temp"], [3.0, 4.0])
 
 
 def test_null_is_a_missing_value_where_the_feature_may_be_missing() -> None:
     request = parse({"inputs": [KEYS, {"name": "temp", "datatype": "FP32", "shape": [2], "data": [None, 1.5]}]})
-    assert math.isnan(request.overrides["temp"][0])  # type: ignore[arg-type]
+    assert math.isnan(request.inputs["temp"][0])  # type: ignore[arg-type]
     request = parse(with_input(name="carrier", datatype="BYTES", data=[None, "UA"]))
-    assert request.overrides["carrier"] == [None, "UA"]
+    assert request.inputs["carrier"] == [None, "UA"]
 
 
 def test_every_feature_given_needs_no_key() -> None:
@@ -98,8 +103,9 @@ def test_asking_for_no_binary_data_is_fine() -> None:
         (b"\xff\xfe{}", "not valid UTF-8"),
         (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests too deeply"),
         (b'{"id": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b'{"inputs": [{"name": "flight", "parameters": {"binary_data_size": 8}}]}', "binary tensor data"),
-        (b'{"parameters": {"binary_data_output": true}}', "binary tensor data"),
+        (b'{"inputs": [{"name": "a\\u003a", "shape": [1], "x": 1, "x": 2}]}', "'x' appears twice"),
+        (b'{"id": "a:b", "id": "c"}', "'id' appears twice"),
+        (b'{"id": "::", "inputs": [], "inputs": [{"a": 1}]}', "'inputs' appears twice"),
     ],
 )
 def test_bytes_that_are_no_request(body: bytes, reason: str) -> None:
@@ -166,7 +172,6 @@ def test_bytes_that_are_no_request(body: bytes, reason: str) -> None:
         ({"id": "", "inputs": [KEYS]}, "id"),
         ({"id": "\ud800", "inputs": [KEYS]}, "id"),
         ({"parameters": [], "inputs": [KEYS]}, "parameters"),
-        ({"parameters": {"eventtime": "2013-01-01"}, "inputs": [KEYS]}, "parameters.eventtime"),
         ({"parameters": {"event_time": 5}, "inputs": [KEYS]}, "parameters.event_time"),
         ({"parameters": {"event_time": {"deep": 1}}, "inputs": [KEYS]}, "parameters.event_time"),
         ({"parameters": {"event_time": "yesterday"}, "inputs": [KEYS]}, "parameters.event_time"),
@@ -203,25 +208,41 @@ def test_too_many_rows() -> None:
         parse({"inputs": [KEYS]}, max_rows=1)
 
 
+def answer(outputs: dict[str, Any], signature: Signature = SIGNATURE) -> Answer:
+    loaded = LoadedVersion("flight-delay", 7, "sha256:7", None, signature, platform="onnx_onnxv1")  # type: ignore[arg-type]
+    return Answer("42", head(7, 3), loaded, "champion", outputs)
+
+
 def test_response_has_the_protocols_fields() -> None:
-    body = v2.response(SPEC, 7, "42", {"probability": np.array([0.5, 0.25], np.float32)}, alias="champion", digest=None)
+    body, headers = v2.response(answer({"probability": np.array([0.5, 0.25], np.float32)}))
+    assert headers == ()
     assert json.loads(body) == {
         "model_name": "flight-delay",
         "model_version": "7",
         "id": "42",
-        "parameters": {"alias": "champion"},
+        "parameters": {"alias": "champion", "variant": "champion", "generation": 3, "digest": "sha256:7"},
         "outputs": [{"name": "probability", "shape": [2], "datatype": "FP32", "data": [0.5, 0.25]}],
     }
 
 
-def test_nan_never_becomes_json() -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        v2.response(SPEC, 7, "42", {"probability": np.array([np.nan], np.float32)})
+def test_an_answer_names_the_version_that_made_it_and_no_other() -> None:
+    outputs = {"probability": np.array([0.5], np.float32)}
+    for version, generation in ((1, 1), (2, 2), (1, 3)):
+        loaded = LoadedVersion("flight-delay", version, f"sha256:{version}", None, SIGNATURE)  # type: ignore[arg-type]
+        found = json.loads(v2.response(Answer("1", head(version, generation), loaded, "champion", outputs))[0])
+        assert (found["model_version"], found["parameters"]["generation"]) == (str(version), generation)
+
+
+def test_numbers_that_json_lacks_are_null() -> None:
+    body, _ = v2.response(answer({"probability": np.array([np.nan, np.inf, 1], np.float64)}))
+    assert json.loads(body)["outputs"][0]["data"] == [None, None, 1.0]
+    assert b"NaN" not in body
 
 
 def test_metadata_lists_key_and_features() -> None:
-    found = v2.metadata(SPEC, [1, 2])
-    assert (found["name"], found["versions"]) == ("flight-delay", ["1", "2"])
+    loaded = answer({}).loaded
+    found = v2.metadata(loaded, [1, 2])
+    assert (found["name"], found["versions"], found["platform"]) == ("flight-delay", ["1", "2"], "onnx_onnxv1")
     assert [(t["name"], t["datatype"]) for t in found["inputs"]] == [
         ("flight", "BYTES"),
         ("distance", "FP32"),
@@ -229,16 +250,17 @@ def test_metadata_lists_key_and_features() -> None:
         ("carrier", "BYTES"),
         ("origin", "BYTES"),
     ]
+    assert found["inputs"][2]["parameters"] == {"optional": True, "nullable": True}
     assert found["outputs"] == [{"name": "probability", "datatype": "FP32", "shape": [-1]}]
 
 
 COLUMNS = {"minutes": "int64", "zone": "string", "asked": "timestamp[us, tz=UTC]", "vip": "bool", "share": "double"}
 
 
-def with_columns(**data: list[Any]) -> v2.InferRequest:
+def with_columns(**data: list[Any]) -> v2.Request:
     datatypes = {"minutes": "INT32", "vip": "BOOL", "share": "FP64"}
     given = [{"name": n, "shape": [2], "datatype": datatypes.get(n, "BYTES"), "data": d} for n, d in data.items()]
-    return v2.parse(json.dumps({"inputs": [KEYS, *given]}).encode(), SPEC, 100, COLUMNS)
+    return v2.parse(json.dumps({"inputs": [KEYS, *given]}).encode(), signatures.of_spec(SPEC, COLUMNS), 100)
 
 
 def test_columns_for_features_on_request_come_beside_the_keys() -> None:
@@ -256,7 +278,7 @@ def test_columns_for_features_on_request_come_beside_the_keys() -> None:
         "vip": [True, False],
         "share": [1.0, 0.5],
     }
-    names = [one["name"] for one in v2.metadata(SPEC, [1], COLUMNS)["inputs"]]
+    names = [one["name"] for one in v2.metadata(answer({}, signatures.of_spec(SPEC, COLUMNS)).loaded, [1])["inputs"]]
     assert names[-len(COLUMNS) :] == list(COLUMNS)
 
 
@@ -274,3 +296,71 @@ def test_columns_for_features_on_request_come_beside_the_keys() -> None:
 def test_columns_of_another_type_are_refused(data: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         with_columns(**data)
+
+
+PARAMS = Signature(
+    (TensorSpec("x", "FP32"),),
+    (TensorSpec("y", "FP32"),),
+    params=(
+        ParamSpec("temperature", "FP64", 1.0),
+        ParamSpec("top_k", "INT32", 5),
+        ParamSpec("stop", "BYTES", None, is_list=True),
+        ParamSpec("sample", "BOOL", False),
+    ),
+)
+X = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}
+
+
+def with_parameters(**said: Any) -> v2.Request:
+    return v2.parse(json.dumps({"inputs": [X], "parameters": said}).encode(), PARAMS, 10)
+
+
+def test_parameters_of_the_model_reach_it() -> None:
+    said = {"temperature": 1, "top_k": 3, "stop": ["a", "b"], "sample": True}
+    assert with_parameters(**said).params == {"temperature": 1.0, "top_k": 3, "stop": ["a", "b"], "sample": True}
+
+
+def test_unknown_parameters_are_let_pass() -> None:
+    request = with_parameters(content_type="pd", sequence_id=7, sequence_start=True, headers={"a": "b"}, other=None)
+    assert request.params == {}
+
+
+def test_timeout_and_priority_mean_what_they_mean_to_triton() -> None:
+    request = with_parameters(timeout=1_500_000, priority=1)
+    assert (request.timeout_s, request.priority) == (1.5, 1)
+    assert (with_parameters(timeout=0, priority=0).timeout_s, with_parameters(priority=0).priority) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"temperature": "hot"}, "parameters.temperature"),
+        ({"top_k": 1.5}, "parameters.top_k"),
+        ({"top_k": 2**40}, "parameters.top_k"),
+        ({"stop": "a"}, "parameters.stop"),
+        ({"sample": 1}, "parameters.sample"),
+        ({"timeout": "soon"}, "parameters.timeout"),
+        ({"timeout": -1}, "parameters.timeout"),
+        ({"priority": "high"}, "parameters.priority"),
+        ({"binary_data_output": "yes"}, "parameters.binary_data_output"),
+    ],
+)
+def test_parameters_of_another_type_are_refused(said: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        with_parameters(**said)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"parameters": {"shared_memory_region": "r"}}, "shared memory is not supported"),
+        ({"parameters": {"binary_data_size": 4}}, "send the header inference-header-content-length"),
+    ],
+)
+def test_extensions_that_are_not_there_are_refused_by_name(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadRequest, match=named):
+        v2.parse(json.dumps({"inputs": [X | change]}).encode(), PARAMS, 10)
+    asked = {"inputs": [X], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}
+    with pytest.raises(BadRequest, match="classification is not supported"):
+        v2.parse(json.dumps(asked).encode(), PARAMS, 10)
