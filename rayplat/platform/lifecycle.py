@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from rayplat import actors, client, identity
 from rayplat.artifacts import keys
 from rayplat.errors import Conflict, InvalidInput, NotFound, PartFailed, RayplatError
-from rayplat.platform import mlflow_server, processes, ray_node, state
+from rayplat.platform import endpoints, mlflow_server, processes, ray_node, state
 from rayplat.platform.state import PlatformState, secret_file
 from rayplat.settings import Settings
 from rayplat.types import PartStatus, Principal, Role
@@ -224,17 +224,7 @@ def _start_control(settings: Settings, current: PlatformState, say: Callable[[],
 
 def _start_endpoints(settings: Settings, current: PlatformState, say: Callable[[], None]) -> PlatformState | None:
     """Serve again what was served when the platform went down."""
-    from rayplat.api import deployment
-    from rayplat.serve import deploy, served
-
-    running = {name for name, app_state, _ in deployment.applications() if app_state == "RUNNING"}
-    wanted = [(m, a) for m, a in served.remembered(settings.home) if deploy.app_name(m, a) not in running]
-    if not wanted:
-        return None
-    say()
-    for model, alias in wanted:
-        deploy.deploy(settings, model, alias, str(current.serve_url))
-    return current
+    return current if endpoints.start(settings, str(current.serve_url), say) else None
 
 
 def _owning(current: PlatformState, name: str) -> PlatformState:
@@ -273,7 +263,6 @@ def status(settings: Settings) -> list[PartStatus]:
     parts.insert(0, PartStatus("Ray cluster", "up", detail, current.dashboard_url or current.ray_address))
     from rayplat.api import deployment
     from rayplat.registry.client import RegistryClient
-    from rayplat.serve import deploy, served
     from rayplat.services.status import actor_status, registry_parts
 
     parts += [actor_status(name) for name in _ACTORS]
@@ -283,9 +272,7 @@ def status(settings: Settings) -> list[PartStatus]:
         parts.append(replace(actor_status(actors.GRPC), part="gRPC server", address=current.grpc_url))
     apps = {name: (app_state, message) for name, app_state, message in deployment.applications()}
     parts.append(_application_status("control API", apps.get(CONTROL_APP), current.serve_url))
-    for model, alias in served.remembered(settings.home):
-        app = apps.get(deploy.app_name(model, alias))
-        parts.append(_application_status(f"endpoint {model}--{alias}", app, current.serve_url))
+    parts += endpoints.status(settings, apps, current.serve_url)
     return parts
 
 
@@ -332,10 +319,10 @@ def _take_off_cluster(settings: Settings, current: PlatformState) -> None:
     import ray  # only now: Ray reads its token when it is imported
 
     from rayplat.api import deployment
-    from rayplat.serve import deploy, served
 
     try:
-        hosts = [deploy.app_name(model, alias) for model, alias in served.remembered(settings.home)]
+        running = {name: (app_state, message) for name, app_state, message in deployment.applications()}
+        hosts = endpoints.application_names(running)
         if actors.GRPC in current.owns:
             actors.call(actors.GRPC, "stop", timeout_s=15)
         deployment.remove([*hosts, *current.owns])
