@@ -13,13 +13,16 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayplat.errors import InvalidInput, PartFailed
 from rayplat.serve import signatures
 from rayplat.serve.ports import LoadedVersion, Predictor
 from rayplat.settings import Settings
 from rayplat.types import ModelSpec, Signature
+
+if TYPE_CHECKING:
+    from rayplat.registry.calls import Registry
 
 log = logging.getLogger(__name__)
 
@@ -154,13 +157,13 @@ class VersionLoader:
         return OnlineFeatures(self._settings, dict(views), entity) if views else None
 
 
-def registry_waiver(model: str, version: int, digest: str) -> str | None:
+def registry_waiver(model: str, version: int, digest: str, registry: Registry | None = None) -> str | None:
     """The waiver for a version's digest that nobody gave who made it. Raises `Unavailable` where the registry is not
     reached: what it cannot be asked about is not loaded."""
     from rayplat.registry.client import RegistryClient
     from rayplat.registry.record import versions, waivers
 
-    registry = RegistryClient.connect()
+    registry = registry or RegistryClient.connect()
     known = registry.read(versions.get, model, version)
     found = registry.read(waivers.find, waivers.FORMAT, digest, but_by=(known.author, known.run_author))
     return None if found is None or known.digest != digest else found.waiver_id

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rayplat.artifacts.formats import graph as files
 from rayplat.errors import InvalidInput
 from rayplat.registry.record import aliases, lineage, pins, versions
-from rayplat.serve.loader import DEEPEST, VersionLoader
+from rayplat.serve.loader import DEEPEST, VersionLoader, registry_waiver
 from rayplat.serve.models import graph_compose
 from rayplat.serve.models.graph_nodes import models_of
 from rayplat.serve.ports import LoadedVersion
@@ -58,7 +59,7 @@ def _version(context: Context, node: str, reference: str) -> ModelVersion:
 
 def _loaded(context: Context, resolved: Mapping[str, ModelVersion]) -> dict[str, LoadedVersion]:
     """Each part by its digest, as a host would load it: what it takes is known for sure, and that it works."""
-    loader = VersionLoader(context.settings)
+    loader = VersionLoader(context.settings, partial(registry_waiver, registry=context.registry))
     found: dict[str, LoadedVersion] = {}
     for node, part in resolved.items():
         if part.digest not in found:

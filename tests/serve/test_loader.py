@@ -11,19 +11,19 @@ from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Corrupt, InvalidInput, NotFound
 from rayplat.serve import inputs
 from rayplat.serve.loader import VersionLoader
-from rayplat.serve.protocols.v2 import InferRequest
+from rayplat.serve.request import InferRequest
 from rayplat.settings import Settings
 from tests.serve.tiny import DEPARTURE, MODEL, put_bundle, put_features
 
 
 def request(*keys: str) -> InferRequest:
-    return InferRequest(None, len(keys), list(keys), DEPARTURE, {}, ("probability",))
+    return InferRequest(len(keys), {}, ("probability",), entity=list(keys), event_time=DEPARTURE)
 
 
 def test_a_loaded_version_answers_from_the_online_features(settings: Settings) -> None:
     put_features(settings)
     loaded = VersionLoader(settings).load(MODEL, 3, put_bundle(settings, 0.25))
-    assert (loaded.version, loaded.spec.model) == (3, MODEL)
+    assert (loaded.version, loaded.spec and loaded.spec.model, loaded.signature.keys) == (3, MODEL, ("flight",))
     columns = inputs.columns(loaded, request("F1", "F7"), DEPARTURE)
     assert loaded.predictor.predict(columns)["probability"].tolist() == pytest.approx([0.251, 0.257])
 

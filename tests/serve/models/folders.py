@@ -18,7 +18,7 @@ from rayplat.settings import Settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 COLUMNS = ["a", "b", "c"]
 NO_ENVIRONMENT = {"pip_requirements": []}  # else MLflow spends seconds on finding out what is installed
-_WORDS = "[PAD] [UNK] [CLS] [SEP] good bad movie a the is was very not".split()
+_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "movie", "a", "the", "is", "was", "very", "not"]
 
 
 def data(n: int = 200) -> tuple[pd.DataFrame, np.ndarray]:
@@ -44,7 +44,9 @@ def sklearn(folder: Path, model: Any, x: Any, y: Any, **options: Any) -> Path:
     model.fit(x, y)
     predict = getattr(model, options.get("pyfunc_predict_fn", "predict"))
     signature = infer_signature(x, predict(x))
-    options = {"serialization_format": "skops", "input_example": x[:3], **NO_ENVIRONMENT, **options}
+    trusted = ["sklearn.tree._tree.Tree"]  # what MLflow wants to be told; the platform goes by its own list
+    options = {"serialization_format": "skops", "skops_trusted_types": trusted, **NO_ENVIRONMENT, **options}
+    options = {"input_example": x[:3], **options}
     mlflow.sklearn.save_model(model, str(folder), signature=signature, **options)
     return folder
 

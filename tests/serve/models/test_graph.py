@@ -101,7 +101,8 @@ def test_a_chain(how: str) -> None:
 
 def test_a_branch_computes_only_the_rows_that_it_needs() -> None:
     parts = {"cheap": score(), "dear": score(10.0)}
-    text = "nodes: {cheap: {model: m/1}, dear: {model: m/2}, pick: {if: cheap > 1.5, then: dear, else: cheap}}\noutputs: {y: pick}"
+    pick = "pick: {if: cheap > 1.5, then: dear, else: cheap}"
+    text = f"nodes: {{cheap: {{model: m/1}}, dear: {{model: m/2}}, {pick}}}\noutputs: {{y: pick}}"
     found = made(text, parts).predict({"x": np.array([1.0, 2.0, 3.0, np.nan])})["y"]
     np.testing.assert_array_equal(found, [1.0, 20.0, 30.0, np.nan])
     assert (parts["cheap"].predictor.rows, parts["dear"].predictor.rows) == (4, 2)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Custom pyfunc models: only with a waiver, called as MLflow's server would call them, and gone when they are dropped."""
+"""Custom pyfunc models: only with a waiver, called as by MLflow's server, and gone when they are dropped."""
 
 from __future__ import annotations
 
