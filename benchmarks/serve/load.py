@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """``rate`` requests per second for ``seconds`` (exponential gaps with ``poisson``), over ``connections`` at most."""
+    """``rate`` requests per second for ``seconds`` (exponential gaps: ``poisson``), over ``connections`` at most."""
 
     target: Target
     rate: float

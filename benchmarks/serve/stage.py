@@ -17,7 +17,6 @@ from benchmarks.serve import tiny
 from benchmarks.serve.peers import Target, ask
 from rayplat.client import Platform, owner_token
 from rayplat.platform import processes, state
-from rayplat.types import AliasPolicy
 
 _DIGEST = "sha256:" + "0" * 64
 
@@ -75,7 +74,7 @@ def running(work: Path, settings: Mapping[str, str] | None = None) -> Iterator[S
         subprocess.run(command, env=env, check=True, stdout=sys.stderr, timeout=300)
         url, token = str(state.require(home).serve_url), owner_token(home)
         client = Platform(url, token=token)
-        client.policies.set(AliasPolicy("*", "*", False, (), min_approvals=0))
+        client.policies.set("*", "*", protected=False, gates=(), min_approvals=0)
         yield Stage(home, url, token, client)
     finally:
         found = state.read(home)
