@@ -6,18 +6,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from rayplat import __version__, identity
-from rayplat.api import transfers
+from rayplat.api import repository, transfers
 from rayplat.api.routes import register
-from rayplat.errors import BadRequest, InvalidInput, NotFound, RayplatError, TooLarge, Unauthenticated
+from rayplat.errors import BadRequest, InvalidInput, RayplatError, TooLarge, Unauthenticated
 from rayplat.services.catalog import NOUNS
 from rayplat.services.spool import PART_BYTES
 from rayplat.services.verbs import Context
@@ -26,6 +25,8 @@ from rayplat.types import Principal, Role
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4 << 20
+EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "generate")
+"""Of the Open Inference Protocol, as servers that have them name them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def build(backend: Backend) -> FastAPI:
     register(api, list(NOUNS), context_for)
     transfers.register(api, context_for)
     app.include_router(api)
+    repository.register(app, context_for)
     _add_model_routes(app, caller)
     _add_error_handlers(app)
     app.middleware("http")(_limit_body)
@@ -84,16 +86,7 @@ def _add_model_routes(app: FastAPI, caller: Callable[[Request], Principal]) -> N
     @app.get("/v2", tags=["server"])
     def server(request: Request) -> dict[str, Any]:
         caller(request)
-        return {"name": "rayplat", "version": __version__, "extensions": []}
-
-    @app.api_route("/v2/models/{model}", methods=["GET", "POST"], include_in_schema=False)
-    @app.api_route("/v2/models/{model}/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
-    def no_host(model: str, request: Request) -> Response:
-        caller(request)
-        plain = quote(request.url.path)
-        if request.scope["raw_path"].decode("latin-1") != plain:
-            return RedirectResponse(plain, 308)  # the ingress matches paths as they are written, so this one missed
-        raise NotFound("endpoint", model, f"no alias of it is served; `rayplat serve create {model} champion` does")
+        return {"name": "rayplat", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -17,6 +17,8 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     """The ASGI application, built inside the replica, where the registry is reached by name."""
     from rayplat import logs
     from rayplat.api.app import Backend, build
+    from rayplat.api.entry import Entry
+    from rayplat.serve.pool import start as pool
     from rayplat.services import local
 
     logs.set_up()
@@ -33,7 +35,7 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
                 checked.put(secret, known)
         return known
 
-    return build(Backend(context, authenticate))
+    return Entry(build(Backend(context, authenticate)), pool.front(settings))
 
 
 def run_control(name: str, settings: Settings, port: int, serve_url: str, mlflow_url: str) -> None:

@@ -131,6 +131,13 @@ class Serving:
             pool.drop(self.settings, spec.model, spec.alias)
         pool.refresh()
 
+    def reload(self, spec: EndpointSpec) -> None:
+        """Have it ready where it waits for its first request, or for its next try after a failure."""
+        from rayplat.serve.pool import start as pool
+
+        if spec.placement == "pooled":
+            pool.load(self.settings, spec.model, spec.alias)
+
     def _put_back(self, spec: EndpointSpec, before: list[EndpointSpec]) -> None:
         """The record as it was: it must not say what does not run."""
         old = next((s for s in before if (s.model, s.alias) == (spec.model, spec.alias)), None)
