@@ -16,14 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayplat.errors import SchemaMismatch
+from rayplat.serve.protocols.elements import DTYPES, RANGES
 from rayplat.serve.request import Values
 from rayplat.types import Signature, TensorSpec
 from rayplat.types.signature import FLOATS
 
 Bools = npt.NDArray[np.bool_]
-_NUMPY = {"BOOL": np.dtype(np.bool_), "FP16": np.dtype(np.float16), "FP32": np.dtype(np.float32)}
-_NUMPY |= {"FP64": np.dtype(np.float64)}
-_NUMPY |= {f"{sign}INT{bits}": np.dtype(f"{sign}int{bits}".lower()) for sign in ("", "U") for bits in (8, 16, 32, 64)}
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Reader:
             values = {name: _taken(column, good) for name, column in values.items()}
         if self._whole is not None:
             stack = np.column_stack([np.asarray(values[name]) for name in self._stacked])
-            values = {self._whole.name: stack.astype(_NUMPY[self._whole.datatype], copy=False)}
+            values = {self._whole.name: stack.astype(DTYPES[self._whole.datatype], copy=False)}
         return Given(values, good, reasons)
 
     def _chosen(self, signature: Signature, schema: pa.Schema) -> list[TensorSpec]:
@@ -183,11 +181,11 @@ def _converted(column: pa.ChunkedArray, spec: TensorSpec, arrow: bool) -> tuple[
 
 
 def _numbers(column: pa.ChunkedArray, spec: TensorSpec) -> tuple[Any, Bools | None, str]:
-    target = np.dtype(np.float64) if spec.wide else _NUMPY[spec.datatype]
+    target = np.dtype(np.float64) if spec.wide else DTYPES[spec.datatype]
     plain = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
     if spec.datatype in FLOATS:
         values = plain.cast(pa.float64(), safe=False).to_numpy()
-        limit = float(np.finfo(_NUMPY[spec.datatype]).max)
+        limit = RANGES[spec.datatype][1]
         with np.errstate(invalid="ignore"):
             outside = ~(np.abs(values) <= limit)  # NaN too
         if not outside.any():
@@ -199,10 +197,7 @@ def _numbers(column: pa.ChunkedArray, spec: TensorSpec) -> tuple[Any, Bools | No
             return values.astype(target, copy=False), wrong, _number_reason(spec)
     missing = plain.is_null().to_numpy() if plain.null_count else None
     values = plain.fill_null(False if pa.types.is_boolean(plain.type) else 0).to_numpy()
-    low, high = (0, 1) if spec.datatype == "BOOL" else (np.iinfo(target).min, np.iinfo(target).max)
-    if spec.wide:
-        info = np.iinfo(_NUMPY[spec.datatype])
-        low, high = info.min, info.max
+    low, high = RANGES.get(spec.datatype, (0, 1))
     whole = np.ones(len(values), np.bool_) if values.dtype.kind in "iub" else values == np.floor(values)
     wrong = ~(whole & (values >= low) & (values <= high))
     if missing is not None:
@@ -240,7 +235,7 @@ def _arrays(column: pa.ChunkedArray, spec: TensorSpec) -> tuple[Any, Bools | Non
     if width < 0:
         width = int(lengths.max(initial=0))
     wrong = lengths != width
-    target = np.dtype(object) if spec.datatype == "BYTES" else _NUMPY[spec.datatype]
+    target = np.dtype(object) if spec.datatype == "BYTES" else DTYPES[spec.datatype]
     cells = [[0] * width if bad else value for value, bad in zip(column.to_pylist(), wrong.tolist(), strict=True)]
     values = np.array(cells, dtype=np.float64 if target.kind == "f" else target).reshape(len(cells), width)
     if target.kind == "f" and not spec.nullable:

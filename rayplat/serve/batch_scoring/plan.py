@@ -47,6 +47,7 @@ class ScoreRequest:
 
     def __post_init__(self) -> None:
         check_name("table", self.output)
+        check_name("model", self.target[0])
         if self.output == self.input[0]:
             raise InvalidInput("output", f"{self.output!r} is the table that is scored; name another")
         for name, least in (("limit", self.limit), ("part_rows", self.part_rows), ("batch_rows", self.batch_rows)):

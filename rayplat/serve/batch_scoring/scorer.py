@@ -170,7 +170,10 @@ class Scorer:
         for name in names:
             nobody &= rows[name].is_null().to_numpy()
         keys = rows[plan.entity]
-        return {row: f"{plan.entity}: unknown {plan.entity} {keys[row].as_py()!r}" for row in np.flatnonzero(nobody)}
+        return {
+            row: f"{plan.entity}: unknown {plan.entity} {keys[row].as_py()!r}"
+            for row in np.flatnonzero(nobody).tolist()
+        }
 
     def _predicted(
         self, given: Given, good: npt.NDArray[np.int64], start: int, reasons: dict[int, str]
@@ -185,7 +188,7 @@ class Scorer:
                 continue
             values = given.values if last - first == len(good) else _sliced(given.values, first, last)
             try:
-                outputs = self._checked(self._loaded.predict(values, {}), last - first)
+                outputs: Mapping[str, Any] = self._checked(self._loaded.predict(values, {}), last - first)
             except Exception as e:  # noqa: BLE001 - a model may raise anything; the reason is kept with the rows
                 failures += 1
                 if last - first > 1 and failures <= _MOST_FAILURES:
