@@ -16,13 +16,14 @@ import uvicorn
 from rayplat import identity
 from rayplat import settings as settings_module
 from rayplat.api.app import Backend, build
+from rayplat.api.entry import Entry
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.data.feature_store import FeatureStore
 from rayplat.data.tables import Tables
 from rayplat.platform.processes import wait_until
 from rayplat.services.verbs import Context
 from rayplat.types import Principal, Role
-from tests.api.fakes import FakeTracking, registry, seed
+from tests.api.fakes import FakeTracking, front, registry, seed
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     )
     seed(context, record, home)
     app = build(Backend(context, known.get))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    entry = Entry(app, front(record, {identity.hash_token(secret): who for secret, who in known.items()}))
+    server = uvicorn.Server(uvicorn.Config(entry, port=0, log_level="error"))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert wait_until(lambda: server.started, 10)

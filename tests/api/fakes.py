@@ -14,11 +14,15 @@ from safetensors.numpy import save_file
 from rayplat.errors import NotFound
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import decisions, versions
+from rayplat.registry.record import decisions, endpoints, versions
 from rayplat.registry.record.database import Defaults, Record
+from rayplat.serve.access import Access
+from rayplat.serve.pool.front import PoolFront
+from rayplat.serve.pool.table import EndpointTable
 from rayplat.services.models import Models
 from rayplat.services.verbs import Context
-from rayplat.types import Principal, Role, RunInfo
+from rayplat.types import EndpointSpec, Principal, Role, RunInfo
+from tests.serve.pool.reach import FakeReach
 
 NOW = datetime(2013, 11, 1, 10, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
@@ -63,3 +67,20 @@ class FakeTracking:
 
     def compare(self, run_ids: list[str]) -> dict[str, dict[str, Any]]:
         return {"lr": dict.fromkeys(run_ids, "0.1")}
+
+
+def front(record: Any, tokens: dict[str, Principal]) -> PoolFront:
+    """The front of the pool over ``record``, for the holders of ``tokens`` (by their hash); no host answers."""
+
+    class Link:
+        async def endpoint(self, model: str, alias: str) -> EndpointSpec | None:
+            return record.read(endpoints.find, model, alias)
+
+        async def endpoints(self) -> list[EndpointSpec]:
+            return record.read(endpoints.listed)
+
+        async def authenticate(self, token_hash: str) -> Principal | None:
+            return tokens.get(token_hash)
+
+    link = Link()
+    return PoolFront(EndpointTable(link, 0.1), Access(link, 5.0), FakeReach(), ["rayplat-pool-0"], 1 << 20)

@@ -121,13 +121,6 @@ def test_a_model_without_a_host(served: Served) -> None:
     assert "no alias of it is served" in answer.json()["error"]
 
 
-def test_a_percent_encoded_path_is_sent_to_the_plain_one(served: Served) -> None:
-    with served.http() as http:
-        answer = http.post("/v2/models/flight%2Ddelay/infer", json={})
-    assert answer.status_code == 308
-    assert answer.headers["location"] == "/v2/models/flight-delay/infer"
-
-
 def test_health_is_open(served: Served) -> None:
     with served.http(None) as http:
         assert http.get("/v2/health/ready").json() == {"live": True}
