@@ -72,6 +72,7 @@ from rayplat.types.scoring import ScoreReport
 from rayplat.types.serving import ColumnDrift, DriftReport, Endpoint, PartStatus, QualityReport
 from rayplat.types.serving_plan import PlanAction, PlanStep, ServingApplied, ServingPlan, StepOutcome
 from rayplat.types.signature import DATATYPES, ParamSpec, Signature, TensorSpec
+from rayplat.types.verdicts import ArmVerdict, Estimate, ExperimentVerdict, SegmentVerdict, ShadowVerdict
 from rayplat.types.waivers import WaiverInfo
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "Applied",
     "Approval",
     "ArmOutcomes",
+    "ArmVerdict",
     "ArtifactInfo",
     "ArtifactProblem",
     "ArtifactRef",
@@ -110,11 +112,13 @@ __all__ = [
     "Edge",
     "Endpoint",
     "EndpointSpec",
+    "Estimate",
     "Event",
     "Evidence",
     "Experiment",
     "ExperimentDesign",
     "ExperimentEvidence",
+    "ExperimentVerdict",
     "Explaining",
     "FairnessEvidence",
     "FairnessGroup",
@@ -158,10 +162,12 @@ __all__ = [
     "RunInfo",
     "ScoreReport",
     "SegmentAgreement",
+    "SegmentVerdict",
     "ServingApplied",
     "ServingPlan",
     "Shadow",
     "ShadowEvidence",
+    "ShadowVerdict",
     "Share",
     "Signal",
     "Signature",
