@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rayplat.services.owners import Owners
     from rayplat.services.policies import Policies
     from rayplat.services.promotions import Promotions
+    from rayplat.services.releases import Releases
     from rayplat.services.runs import Runs
     from rayplat.services.status import Status
     from rayplat.services.tables import Tables
@@ -72,6 +73,7 @@ class Platform:
     audit: Audit
     lineage: Lineage
     endpoints: Endpoints
+    releases: Releases
     monitors: Monitors
     owners: Owners
     webhooks: Webhooks

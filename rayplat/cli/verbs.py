@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, render, serving_file
+from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, releases, render, serving_file
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -31,6 +31,7 @@ GROUPS = {
     "promotions": "promotion",
     "waivers": "waiver",
     "endpoints": "serve",
+    "releases": "serve",
     "monitors": "monitor",
     "audit": "audit",
     "lineage": "lineage",
@@ -48,6 +49,7 @@ COMMANDS = {
     ("tokens", "list"): "token ls",
     ("webhooks", "list"): "webhook ls",
     ("webhooks", "delete"): "webhook rm",
+    ("releases", "history"): "serve releases",
 }
 # Verbs that only our own client calls.
 INNER = {
@@ -58,6 +60,7 @@ INNER = {
     ("audit", "lines"),
     ("lineage", "events"),
     ("endpoints", "plan"),
+    *(("releases", name) for name in ("get", "clear", "overrides", "pause", "resume", "rollback")),
 }
 # Commands that read or write files here: they take something else from a command line than a verb does.
 WRITTEN: dict[str, Callable[..., None]] = {
@@ -68,6 +71,10 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "audit verify": files.verify_audit,
     "audit export": files.export_audit,
     "lineage export": lineage_export.export,
+    "serve release": releases.release,
+    "serve split": releases.split,
+    "serve shadow": releases.shadow,
+    "serve canary": releases.canary,
     "serve apply": serving_file.apply,
     "serve export": serving_file.export,
     "model compose": graph_file.compose,

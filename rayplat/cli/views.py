@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rayplat.cli import lineage_tree, model_diff
+from rayplat.cli import lineage_tree, model_diff, release_view
 from rayplat.registry.promotion import waits_for
 from rayplat.services.artifacts import ArtifactFiles
 from rayplat.services.policies import GateInfo
+from rayplat.services.releases import ReleaseStatus
 from rayplat.types import (
     AliasHead,
     AliasPolicy,
@@ -29,6 +30,8 @@ from rayplat.types import (
     ModelVersion,
     Promotion,
     PromotionState,
+    Release,
+    Signal,
     TokenInfo,
     Verdict,
     VerificationEvidence,
@@ -46,6 +49,8 @@ COLUMNS: Mapping[type, tuple[str, ...]] = {
     AliasPolicy: ("model", "alias", "protected", "min_approvals", "cooldown_s", "digest"),
     ArtifactInfo: ("digest", "kind", "size_bytes", "run_id", "created_by", "created_at"),
     Webhook: ("webhook_id", "url", "events", "state", "position", "failures", "last_error"),
+    Release: ("generation", "changed_at", "changed_by"),
+    Signal: ("version", "kind", "bad", "detail", "at", "by"),
     WaiverInfo: ("waiver_id", "target", "by", "reason", "expires_at", "revoked_at"),
     TokenInfo: ("token_id", "principal", "role", "kind", "expires_at", "revoked_at", "last_used_at"),
 }
@@ -208,4 +213,6 @@ VIEWS: Mapping[type, Callable[[Any], Any]] = {
     ModelDiff: model_diff.view,
     LineageGraph: lineage_tree.tree,
     Impact: lineage_tree.impact,
+    ReleaseStatus: release_view.status,
+    Release: release_view.release,
 }

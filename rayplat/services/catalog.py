@@ -13,6 +13,7 @@ from rayplat.services.monitors import Monitors
 from rayplat.services.owners import Owners
 from rayplat.services.policies import Policies
 from rayplat.services.promotions import Promotions
+from rayplat.services.releases import Releases
 from rayplat.services.runs import Runs
 from rayplat.services.status import Status
 from rayplat.services.tables import Tables
@@ -34,6 +35,7 @@ NOUNS: tuple[type[Noun], ...] = (
     Audit,
     Lineage,
     Endpoints,
+    Releases,
     Monitors,
     Owners,
     Webhooks,

@@ -55,6 +55,16 @@ def put(tx: Tx, release: Release, expected_generation: int, *, by: Principal) ->
     return made
 
 
+def examine(connection: Connection, release: Release, by: Principal) -> Release:
+    """The release in force, where `put` would take ``release`` instead; nothing is written. Raises like `put`."""
+    require(by, Role.DEVELOPER)
+    release_rules.check(release)
+    before = get(connection, release.model)
+    _check_targets(connection, before, release)
+    _check_allowed(connection, before, release, by)
+    return before
+
+
 def get(connection: Connection, model: str) -> Release:
     """The release in force; generation 0 for a model that never had one: its alias answers everything."""
     newest = sa.select(table.c.release).where(table.c.model == model).order_by(table.c.generation.desc()).limit(1)
