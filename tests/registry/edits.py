@@ -17,18 +17,31 @@ from rayplat.registry.record import (
     audit,
     crosscheck,
     decisions,
+    endpoints,
     experiments,
     owners,
     pins,
     policies,
+    releases,
     schema,
+    signals,
     tokens,
     versions,
     waivers,
     webhooks,
 )
 from rayplat.registry.record.database import Record
-from rayplat.types import AliasPolicy, ArtifactRef, ExperimentDesign, Role, TokenInfo
+from rayplat.types import (
+    AliasPolicy,
+    ArtifactRef,
+    Canary,
+    EndpointSpec,
+    ExperimentDesign,
+    Release,
+    Role,
+    Shadow,
+    TokenInfo,
+)
 from tests.registry.desk import ANN, BOB, MODEL, ROOT, Desk, candidate
 
 DESIGN = ExperimentDesign("accepted", "proportion", 0.05, 0.02, 0.09, 40_000, min_samples=500)
@@ -93,6 +106,7 @@ def fill(record: Record) -> None:
     _promote(desk)
     _decide(desk)
     _note(desk)
+    _serve(desk)
 
 
 def _promote(desk: Desk) -> None:
@@ -141,6 +155,16 @@ def _note(desk: Desk) -> None:
             candidate(n), n, 4, "carol", f"s3://elsewhere/{n}", 1_700_000_000_000, f"sha256:{n:064x}"
         )
         desk.write(adoptions.version, there, by=ROOT)
+
+
+def _serve(desk: Desk) -> None:
+    for alias in ("champion", "v3"):
+        desk.write(endpoints.put, EndpointSpec(MODEL, alias), by=ANN)
+    desk.write(endpoints.delete, MODEL, "v3", by=ANN)
+    desk.write(releases.put, Release(MODEL, shadows=(Shadow("3", 0.5),)), 0, by=ANN)
+    desk.write(releases.put, Release(MODEL, canary=Canary("3")), 1, by=BOB)
+    for bad in (True, False):
+        desk.write(signals.put, MODEL, 3, "drift", bad, detail="psi 0.4", numbers={"psi": 0.4}, by=ANN)
 
 
 def _other(column: sa.Column[object]) -> str:

@@ -347,8 +347,8 @@ release = Table(
 signal = Table(
     "rp_signal",
     metadata,
+    Column("model", _NAME, primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("model", _NAME, nullable=False),
     Column("version", Integer, nullable=False),
     Column("kind", _NAME, nullable=False),
     Column("bad", Boolean, nullable=False),
@@ -356,5 +356,5 @@ signal = Table(
     Column("numbers", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("by", Text, nullable=False),
-    Index("rp_signal_by_version", "model", "version", "at"),
+    Index("rp_signal_by_version", "model", "version", "seq"),
 )

@@ -49,7 +49,7 @@ def put(
     said = {"version": version, "kind": kind, "bad": bad, "detail": made.detail}
     if audit.replayed(tx, "signal.put", model, **said) is not None:
         return listed(tx.connection, model, version, kind=kind, limit=1)[0]
-    newest = tx.connection.scalar(sa.select(sa.func.max(table.c.seq))) or 0
+    newest = tx.connection.scalar(sa.select(sa.func.max(table.c.seq)).where(table.c.model == model)) or 0
     columns = {**vars(made), "seq": newest + 1, "at": rows.to_us(made.at), "numbers": documents.text(made.numbers)}
     tx.connection.execute(sa.insert(table).values(**columns))
     tx.wrote(table, columns)

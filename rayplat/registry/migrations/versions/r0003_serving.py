@@ -43,8 +43,8 @@ def _release() -> None:
 def _signal() -> None:
     op.create_table(
         "rp_signal",
-        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("model", sa.String(length=63), nullable=False),
+        sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=63), nullable=False),
         sa.Column("bad", sa.Boolean(), nullable=False),
@@ -52,7 +52,7 @@ def _signal() -> None:
         sa.Column("numbers", sa.Text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("seq"),
+        sa.PrimaryKeyConstraint("model", "seq"),
     )
     with op.batch_alter_table("rp_signal") as batch_op:
-        batch_op.create_index("rp_signal_by_version", ["model", "version", "at"], unique=False)
+        batch_op.create_index("rp_signal_by_version", ["model", "version", "seq"], unique=False)
