@@ -13,6 +13,8 @@ from rayplat.errors import InvalidInput, NotFound, Unavailable
 from rayplat.tracking import Tracking
 from rayplat.types import TableVersion
 
+pytestmark = pytest.mark.services  # MLflow's own store
+
 TABLE = TableVersion("weather", "/t/weather", "id-1", 3, "sha256:" + "a" * 64, "sha256:" + "b" * 64, 10)
 
 

@@ -14,9 +14,23 @@ from tests.registry.desk import FREE, Desk
 
 
 @pytest.fixture
-def database_url(empty_database: Path, tmp_path: Path) -> str:
-    shutil.copy(empty_database, tmp_path / "rayplat.db")
+def database_url(empty_database: Path, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database with all tables, and with the versions of `desk` for a test that has one."""
+    found = request.getfixturevalue("three_versions") if "desk" in request.fixturenames else empty_database
+    shutil.copy(found, tmp_path / "rayplat.db")
     return f"sqlite:///{tmp_path / 'rayplat.db'}"
+
+
+@pytest.fixture(scope="session")
+def three_versions(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file in which ann has registered three versions. Copy it."""
+    file = tmp_path_factory.mktemp("record") / "three.db"
+    shutil.copy(empty_database, file)
+    record = Record(f"sqlite:///{file}")
+    for n in (1, 2, 3):
+        Desk(record).register(n)
+    record.close()
+    return file
 
 
 @pytest.fixture
@@ -28,10 +42,8 @@ def record(database_url: str) -> Iterator[Record]:
 
 @pytest.fixture
 def desk(record: Record) -> Desk:
-    made = Desk(record)
-    for n in (1, 2, 3):
-        made.register(n)
-    return made
+    """A desk with three versions and nothing else."""
+    return Desk(record)
 
 
 @pytest.fixture(scope="session")

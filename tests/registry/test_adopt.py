@@ -20,6 +20,8 @@ from rayplat.registry.record.database import Defaults, Record
 from rayplat.types import Adopted, AdoptedAlias, AliasPolicy, Principal, VersionState
 from tests.registry.desk import ANN, BOB, EVE, ROOT, Desk, candidate
 
+pytestmark = pytest.mark.services  # another MLflow's database, made by MLflow
+
 NAME = "churn"
 
 

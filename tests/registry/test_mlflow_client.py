@@ -17,6 +17,8 @@ from rayplat.types import AliasHead
 from tests.registry.desk import ANN, BOB, HOLDOUT
 from tests.serve import tiny
 
+pytestmark = pytest.mark.services  # MLflow's own client, imports and migrations included
+
 
 @pytest.fixture
 def mlflow(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:

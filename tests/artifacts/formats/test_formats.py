@@ -15,6 +15,8 @@ from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import Corrupt, InvalidInput, NeedsWaiver, RayplatError, SchemaMismatch, TooLarge
 from tests.artifacts.formats import samples
 
+pytestmark = pytest.mark.services  # real XGBoost, LightGBM, ONNX and skops, in processes of their own too
+
 
 @pytest.fixture(scope="session")
 def models() -> dict[str, tuple[str, str, bytes]]:

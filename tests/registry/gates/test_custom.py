@@ -12,6 +12,8 @@ from rayplat.registry.gates import custom
 from rayplat.types import GateSpec, Verdict
 from tests.registry.gates.cases import GOOD
 
+pytestmark = pytest.mark.services  # each gate runs in processes of its own
+
 SOURCE = """
 import json, os, signal, subprocess, sys, time
 
