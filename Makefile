@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DIR ?= $(HOME)/.rayplat
 
-.PHONY: demo test check bench bench-demo bench-test bench-data bench-registry clean install install-dev
+.PHONY: demo test check bench bench-demo bench-test bench-data bench-registry bench-serve chaos clean install install-dev
 
 demo: install
 	$(BIN)/rayplat demo --home "$(HOME_DIR)"
@@ -19,7 +19,7 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-demo bench-test bench-data bench-registry
+bench: bench-demo bench-test bench-data bench-registry bench-serve
 
 bench-demo: install-dev
 	$(BIN)/python benchmarks/demo.py
@@ -32,6 +32,13 @@ bench-data: install-dev
 
 bench-registry: install-dev
 	$(BIN)/python -m benchmarks.registry
+
+bench-serve: install-dev
+	$(BIN)/python -m benchmarks.serve
+
+# Faults in series, longer than a test may be.
+chaos: install-dev
+	$(BIN)/python -m pytest tests/chaos -n 0
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

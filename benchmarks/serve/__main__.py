@@ -8,7 +8,7 @@ import sys
 
 from benchmarks import parts
 
-PARTS = ("throughput",)
+PARTS = ("throughput", "moves", "shadow", "overload", "tap", "batching", "pool", "batch")
 
 if __name__ == "__main__":
     sys.exit(parts.main("serve", PARTS, __doc__))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks import measure
 from benchmarks.serve import tiny
 from benchmarks.serve.peers import Target, ask
 from rayplat.client import Platform, owner_token
 from rayplat.platform import processes, state
+from rayplat.serve import spec
+from rayplat.types import EndpointSpec
 
 _DIGEST = "sha256:" + "0" * 64
 
@@ -35,6 +37,14 @@ class Stage:
         put = self.client.artifacts.put(folder, "model")
         return self.client.models.register(model, put.digest, "bench", _DIGEST).version
 
+    def waive(self, digest: str) -> None:
+        """Permit a model that runs code when it is loaded, as an approver does after a look at it."""
+        self.client.waivers.create(digest, "a model of the benchmark, whose code is in this repository")
+
+    def serve(self, *specs: EndpointSpec) -> None:
+        """Serve aliases as ``specs`` say; they are ready when this returns."""
+        self.client.endpoints.apply(spec.dump(specs))
+
     def target(self, model: str, path: str = "/infer", body: bytes = tiny.OPEN_INFERENCE) -> Target:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
         return Target(f"{self.url}/v2/models/{model}{path}", body, headers)
@@ -51,16 +61,15 @@ class Stage:
                     raise
                 time.sleep(0.1)
 
-    def stats(self, model: str, alias: str = "champion") -> list[dict[str, Any]]:
-        """What each replica counts, as `rayplat status` would ask it."""
-        found = subprocess.run(
-            [sys.executable, "-m", "rayplat.cli.main", "serve", "stats", model, alias, "--json", "--home", self.home],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        parsed: list[dict[str, Any]] = json.loads(found.stdout)
-        return parsed
+
+def kill_host(model: str, alias: str) -> None:
+    """End every host process of a served alias with SIGKILL. Raises where there is none."""
+    name = f"ServeReplica:{model}--{alias}".encode()
+    found = [p.pid for p in measure.processes() if name in (measure.PROC / str(p.pid) / "cmdline").read_bytes()]
+    if not found:
+        raise SystemExit(f"no host of {model}/{alias} runs")
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
