@@ -62,12 +62,15 @@ class Encoding:
         where the feature forbids it.
         """
         rows = self._rows(columns)
-        x = np.empty((rows, len(self.numeric)), dtype=np.float32)
-        for i, name in enumerate(self.numeric):
-            x[:, i] = _numbers(name, columns[name])
-        for i in self._required_numeric:
-            if np.isnan(x[:, i]).any():
-                raise SchemaMismatch(self.numeric[i], "a value is missing (null or NaN) and the model needs it")
+        x = _one_row([columns[name] for name in self.numeric]) if rows == 1 else None
+        if x is None:
+            x = np.empty((rows, len(self.numeric)), dtype=np.float32)
+            for i, name in enumerate(self.numeric):
+                x[:, i] = _numbers(name, columns[name])
+        if self._required_numeric and np.isnan(x).any():
+            for i in self._required_numeric:
+                if np.isnan(x[:, i]).any():
+                    raise SchemaMismatch(self.numeric[i], "a value is missing (null or NaN) and the model needs it")
         c = np.empty((rows, len(self.categorical)), dtype=np.int64)
         for i, name in enumerate(self.categorical):
             codes, values = self._codes[i], columns[name]
@@ -128,6 +131,16 @@ class Encoding:
                 raise SchemaMismatch(feature.name, f"has {found} rows where the other columns have {rows}")
             rows = found
         return rows
+
+
+def _one_row(values: list[Any]) -> Floats | None:
+    """[1, d] of arrays of one number each, in one call of numpy: the commonest request. None for anything else."""
+    if not values or not all(isinstance(value, np.ndarray) and value.ndim == 1 for value in values):
+        return None
+    row = np.concatenate(values)
+    if row.dtype.kind not in "fiub" or row.shape != (len(values),):
+        return None
+    return row.reshape(1, -1).astype(np.float32, copy=False)
 
 
 def _numbers(name: str, values: Any) -> Any:

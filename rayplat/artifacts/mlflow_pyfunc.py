@@ -19,10 +19,12 @@ _LOADING = threading.Lock()  # the module path and the loaded modules belong to 
 
 
 class PyfuncModel:
-    """MLflow's ``PyFuncModel`` behind the platform's `predict`; ``model`` is that itself."""
+    """MLflow's ``PyFuncModel`` behind the platform's `predict`; ``model`` is that itself. ``layout``: the form of its
+    latest answer, "" before the first."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.layout = ""
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         import pandas
@@ -36,7 +38,9 @@ class PyfuncModel:
         from mlflow.exceptions import MlflowException
 
         try:
-            return named(self.model.predict(data, params=dict(params)) if params else self.model.predict(data))
+            found = self.model.predict(data, params=dict(params)) if params else self.model.predict(data)
+            self.layout = layout_of(found)
+            return named(found)
         except MlflowException as e:
             raise SchemaMismatch("inputs", f"the model cannot compute with them: {_line(e)}") from e
         except Exception as e:
@@ -68,6 +72,15 @@ def named(answers: Any) -> Mapping[str, npt.NDArray[Any]]:
     if isinstance(answers, Mapping):
         return {str(name): _array(values) for name, values in answers.items()}
     return {"prediction": _array(answers)}
+
+
+def layout_of(answers: Any) -> str:
+    """What `rayplat.types.Signature` calls the form of a pyfunc's answer."""
+    import pandas
+
+    if isinstance(answers, pandas.DataFrame):
+        return "records"
+    return "arrays" if isinstance(answers, Mapping) else "array"
 
 
 def load(folder: Path) -> PyfuncModel:

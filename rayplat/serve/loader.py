@@ -175,7 +175,7 @@ def compatible(candidate: Signature, served: Signature) -> tuple[str, ...]:
 
 
 def _warm(loaded: LoadedVersion) -> LoadedVersion:
-    """Answer the stored example once, and learn from it which outputs a model has that declares none."""
+    """Answer the stored example once, and learn from it which outputs a model has that declares none, and their layout."""
     if not loaded.example:
         return loaded
     rows = len(next(iter(loaded.example.values())))
@@ -184,10 +184,10 @@ def _warm(loaded: LoadedVersion) -> LoadedVersion:
         if values.ndim == 0 or len(values) != rows:
             part = f"version {loaded.version} of model {loaded.model!r}"
             raise PartFailed(part, f"its output {name!r} has the shape {values.shape} for an example of {rows} rows")
-    if loaded.signature.outputs:
-        return loaded
-    outputs = tuple(signatures.spec_of(name, values) for name, values in found.items())
-    return replace(loaded, signature=replace(loaded.signature, outputs=outputs))
+    signature = loaded.signature
+    outputs = signature.outputs or tuple(signatures.spec_of(name, values) for name, values in found.items())
+    layout = getattr(loaded.predictor, "layout", signature.layout)
+    return replace(loaded, signature=replace(signature, outputs=outputs, layout=layout))
 
 
 def _explained(loaded: LoadedVersion, model: Any) -> LoadedVersion:

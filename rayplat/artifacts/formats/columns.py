@@ -22,6 +22,9 @@ def matrix(columns: Mapping[str, Any], names: Sequence[str], width: int | None, 
         return _checked(*whole, width, dtype)
     if not names:
         raise SchemaMismatch("inputs", "the model names no columns: give one array of shape [rows, width]")
+    row = _one_row(columns, names, dtype)
+    if row is not None:
+        return row if width is None or width == len(names) else _checked("inputs", row, width, dtype)
     found = [_column(name, columns) for name in names]
     rows = len(found[0])
     for name, values in zip(names, found, strict=True):
@@ -62,6 +65,19 @@ def _column(name: str, columns: Mapping[str, Any]) -> npt.NDArray[Any]:
     if array.ndim != 1:
         raise SchemaMismatch(name, f"one value to a row is expected, found the shape {array.shape}")
     return array if array.dtype.kind in "fiub" else _numbers(name, array, np.float64)
+
+
+def _one_row(columns: Mapping[str, Any], names: Sequence[str], dtype: Any) -> Matrix | None:
+    """The matrix of a single row that comes as arrays of one number, the commonest request, in one call of numpy; None
+    for anything else."""
+    try:
+        found = [columns[name] for name in names]
+        row = np.concatenate(found)
+    except (KeyError, ValueError, TypeError):
+        return None
+    if row.ndim != 1 or row.dtype.kind not in "fiub" or not all(len(values) == 1 for values in found):
+        return None
+    return row.reshape(1, -1).astype(_wide([row]) if dtype is None else dtype, copy=False)
 
 
 def _wide(arrays: Sequence[npt.NDArray[Any]]) -> Any:

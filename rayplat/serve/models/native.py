@@ -80,6 +80,7 @@ def assembled(model: Predictor, described: MLmodel) -> tuple[Predictor, Signatur
         if declared.matrix is None and len(declared.inputs) == len(own.inputs) == 1:
             declared = replace(declared, matrix=declared.inputs[0])
     predictor = _mlflow(model, described)
+    declared = replace(declared, layout=_layout(model, declared))
     outputs = declared.outputs or own.outputs
     if len(outputs) == 1 and outputs[0].name != signatures.OUTPUT and not isinstance(model, OnnxModel):
         predictor = Renamed(predictor, {signatures.OUTPUT: outputs[0].name})
@@ -103,6 +104,13 @@ def _mlflow(model: Predictor, described: MLmodel) -> Predictor:
     if isinstance(model, GraphModel) and described.flavors and model.n_outputs == 1:
         return Renamed(model, {"output_0": signatures.OUTPUT})
     return model
+
+
+def _layout(model: Predictor, declared: Signature) -> str:
+    """The form in which MLflow's server gives the answer: ONNX graphs answer a table with a table."""
+    if isinstance(model, OnnxModel):
+        return "records" if declared.tabular else "arrays"
+    return "array"
 
 
 def _known(model: Predictor) -> Signature:

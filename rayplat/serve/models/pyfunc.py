@@ -29,6 +29,11 @@ class Pyfunc:
         named = [spec.name for spec in signature.outputs]
         self._output = named[0] if len(named) == 1 else signatures.OUTPUT
 
+    @property
+    def layout(self) -> str:
+        """The form of its latest answer, as `Signature.layout` names it."""
+        return self._model.layout
+
     def predict(self, columns: Mapping[str, Any]) -> Outputs:
         """The model's answer; an array without a name gets the declared one."""
         return self.predict_with(columns, {})

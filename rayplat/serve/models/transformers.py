@@ -82,7 +82,8 @@ class TextModel:
             declared.inputs[0] if declared is not None and len(declared.inputs) == 1 else TensorSpec("text", "BYTES")
         )
         params = _PARAMS if self.generates else ()
-        return Signature((named,), _OUTPUTS[self.task], params, tabular=True, matrix=named)
+        layout = "records" if self.task == CLASSIFY else "array"
+        return Signature((named,), _OUTPUTS[self.task], params, tabular=True, matrix=named, layout=layout)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, npt.NDArray[Any]]:
         return self.predict_with(columns, {})
