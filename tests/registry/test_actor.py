@@ -16,11 +16,11 @@ from rayplat.registry import actor
 from rayplat.registry.actor import Registry
 from rayplat.registry.calls import name_of
 from rayplat.registry.local import LocalRegistry
-from rayplat.registry.record import aliases, audit, drift, policies, promotion_steps, tokens, versions
+from rayplat.registry.record import aliases, audit, drift, policies, promotion_steps, releases, tokens, versions
 from rayplat.registry.record.database import Record
 from rayplat.registry.upkeep import Chore, Upkeep, of_record
 from rayplat.registry.writer import Writer
-from rayplat.types import AliasHead, AliasPolicy, Role, TokenInfo
+from rayplat.types import AliasHead, AliasPolicy, Release, Role, Shadow, TokenInfo
 from tests.registry.desk import ALIAS, ANN, FREE, MODEL, ROOT, Desk, candidate
 
 Story = Callable[[Registry], Coroutine[Any, Any, None]]
@@ -94,6 +94,29 @@ def test_one_poll_waits_for_any_of_many_aliases(database_url: str) -> None:
         registry._heads.clear()
         assert await registry.listen_many(known, 0.01) == [head]
         assert (await registry.heartbeat())["listeners"] == 0
+
+    play(database_url, story)
+
+
+def test_a_release_reaches_everyone_who_listens_for_its_model(database_url: str) -> None:
+    async def story(registry: Registry) -> None:
+        await move(registry, 1)
+        await move(registry, 2)
+        assert await registry.listen_release(MODEL, -1, 30) == Release(MODEL)  # what is in force, at once
+        assert await registry.listen_release(MODEL, 0, 0.01) is None
+        tasks = [asyncio.create_task(registry.listen_release(MODEL, 0, 30)) for _ in range(3)]
+        other = asyncio.create_task(registry.listen_release("other", 0, 30))
+        await listening(registry, 4)
+        wanted = Release(MODEL, shadows=(Shadow("1"),))
+        made = await write(registry, releases.put, wanted, 0, by=ANN)
+        assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [made] * 3
+        assert not other.done()
+        other.cancel()
+        assert await registry.listen_release(MODEL, 0, 30) == made
+        registry._releases.clear()
+        assert await registry.listen_release(MODEL, 0, 0.01) == made  # a missed notice costs one poll
+        again = Registry(database_url)
+        assert await again.listen_release(MODEL, 0, 30) == made
 
     play(database_url, story)
 

@@ -314,6 +314,7 @@ async def bench(
     poll_s: float = 0.05,
     loader: FakeLoader | None = None,
     spec: EndpointSpec | None = None,
+    releasing: Any = None,
     **serve: Any,
 ) -> Bench:
     """A host of version 1 at generation 1. Stop it with ``host.stop()``."""
@@ -323,7 +324,8 @@ async def bench(
     loader = loader or FakeLoader()
     tap = InferenceTap(sink, LogSettings(flush_s=0.01), "replica-1")
     settings = ServeSettings(poll_s=poll_s, **serve)
-    host = ModelHost(settings, spec or EndpointSpec(SPEC.model, alias), "replica-1", Parts(registry, loader, tap))
+    parts = Parts(registry, loader, tap, releasing)
+    host = ModelHost(settings, spec or EndpointSpec(SPEC.model, alias), "replica-1", parts)
     await host.start()
     return Bench(registry, loader, sink, tap, host, Client(host, registry.token()))
 
