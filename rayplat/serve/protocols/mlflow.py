@@ -22,11 +22,10 @@ from rayplat.serve.protocols.elements import Rules, text
 from rayplat.serve.protocols.mlflow_frames import Frame, read
 from rayplat.serve.protocols.request_columns import column_values
 from rayplat.serve.protocols.strict_json import short
-from rayplat.serve.protocols.tensors import Assembled, columns_of, completed, plan_of
+from rayplat.serve.protocols.tensors import Assembled, completed, plan_of
 from rayplat.serve.request import Answer, InferRequest
-from rayplat.serve.signatures import INPUT
+from rayplat.serve.signatures import INPUT, OUTPUT
 from rayplat.types import Signature, TensorSpec
-from rayplat.types.signature import FLOATS
 
 PING = b"\n"
 _CODES = {
@@ -70,9 +69,12 @@ def parse(body: bytes, content_type: str, signature: Signature, max_rows: int) -
 def response(answer: Answer, request: InferRequest | None = None) -> bytes:
     """``{"predictions": ...}`` as MLflow's encoder writes it: a list of one output's values, a list of objects, or an
     object of lists, by the signature's ``layout``."""
-    found = _predictions(answer)
+    layout = _layout(answer)
+    found = _predictions(answer, layout)
     if not (isinstance(request, Request) and request.unwrapped):
         found = {"predictions": found}
+    elif layout == "records" and len(found) == 1:
+        found = found[0]  # one conversation, one answer
     return json.dumps(found, default=_plain).encode("utf-8", "replace")
 
 
@@ -130,6 +132,8 @@ def _by_position(signature: Signature, columns: dict[str, list[Any]], table: boo
     specs, matrix = signature.inputs, signature.matrix
     if not _unnamed(signature):
         _none_missing(signature, list(columns))
+    if not table and not signature.tabular:
+        raise SchemaMismatch("inputs", "the model's input has no name: send one array, or a data frame")
     if matrix is not None and len(specs) == 1 and not signature.tabular:
         if len(columns) == 1:
             return Assembled(rows, {specs[0].name: mlflow_casts.folded(matrix, next(iter(columns.values())))})
@@ -146,30 +150,29 @@ def _by_position(signature: Signature, columns: dict[str, list[Any]], table: boo
 
 def _from_array(signature: Signature, value: Any, max_rows: int) -> Assembled:
     """One value or array without a name: for the model's only input."""
-    value = value if isinstance(value, list) else [value]
+    if not isinstance(value, list):
+        if not signature.open and not _unnamed(signature):
+            _none_missing(signature, [])
+        value = [value]
     _check_rows(len(value), max_rows)
     if signature.open:
         return Assembled(len(value), {INPUT: _inferred(value)})
     required = [spec for spec in signature.inputs if spec.required] or list(signature.inputs)
-    matrix = signature.matrix
-    if len(signature.inputs) == 1 or (len(required) == 1 and not signature.keys):
+    if len(signature.inputs) == 1 or (len(required) == 1 and not signature.tabular):
         spec = required[0]
         rules = plan_of(signature).rules[spec.name]
         return completed(signature, Assembled(len(value), {spec.name: _values(signature, rules, value, False)}), {})
-    if matrix is not None and not _from_mlflow(signature):
-        return Assembled(len(value), columns_of(signature, mlflow_casts.tensor(matrix, value)))
     if not _unnamed(signature):
         _none_missing(signature, [])
     block = mlflow_casts.tensor(TensorSpec(INPUT, required[0].datatype, (-1, -1)), value)
     columns = {str(i): column for i, column in enumerate(block.T.tolist())}
-    return _by_position(signature, columns, False, len(value))
+    return _by_position(signature, columns, True, len(value))
 
 
 def _values(signature: Signature, rules: Rules, values: list[Any], table: bool) -> Any:
     spec = rules.spec
     if len(spec.shape) == 1 and (signature.tabular or signature.keys):
-        strict = bool(signature.keys) or (spec.wide and spec.datatype in FLOATS)
-        return mlflow_casts.column(rules, values, table=table, strict=strict)
+        return mlflow_casts.column(rules, values, table=table, strict=bool(signature.keys))
     return mlflow_casts.folded(spec, values) if table else mlflow_casts.tensor(spec, values)
 
 
@@ -196,11 +199,6 @@ def _unnamed(signature: Signature) -> bool:
     return all(spec.name == f"{stem}{i}" for i, spec in enumerate(signature.inputs))
 
 
-def _from_mlflow(signature: Signature) -> bool:
-    """Whether the columns are an MLmodel's, which MLflow's server does not take as one array."""
-    return not any(spec.wide for spec in signature.inputs)
-
-
 def _inferred(values: list[Any]) -> Any:
     """For a model that declares nothing: an array where the values are numbers or nested lists of them, else a list."""
     try:
@@ -213,12 +211,21 @@ def _inferred(values: list[Any]) -> Any:
 # --- answers ----------------------------------------------------------------------------------------
 
 
-def _predictions(answer: Answer) -> Any:
+def _layout(answer: Answer) -> str:
+    """What the model gave, where the signature does not say: a name of its own is a data frame's column."""
     signature, outputs = answer.loaded.signature, answer.outputs
-    layout = signature.layout
-    if not layout:
-        layout = "array" if len(outputs) == 1 else "records" if signature.tabular else "arrays"
-    if layout == "array" and len(outputs) == 1:
+    if signature.layout:
+        return "records" if signature.layout == "array" and len(outputs) != 1 else signature.layout
+    if len(outputs) == 1 and (signature.outputs or OUTPUT in outputs):
+        return "array"
+    if signature.tabular or (signature.open and all(values.ndim == 1 for values in outputs.values())):
+        return "records"
+    return "arrays" if len(outputs) > 1 else "array"
+
+
+def _predictions(answer: Answer, layout: str) -> Any:
+    outputs = answer.outputs
+    if layout == "array":
         return next(iter(outputs.values())).tolist()
     if layout == "arrays":
         return {name: values.tolist() for name, values in outputs.items()}
@@ -229,7 +236,9 @@ def _predictions(answer: Answer) -> Any:
 def _cells(values: Any) -> list[Any]:
     """A data frame's column: times as times, which an array's ``tolist`` would turn into numbers."""
     if values.dtype.kind == "M":
-        return [str(value) for value in np.datetime_as_string(values)]
+        import pandas
+
+        return [pandas.Timestamp(value) for value in values]
     return list(values.tolist())
 
 

@@ -44,9 +44,13 @@ def numbers(spec: TensorSpec, values: Sequence[Any]) -> npt.NDArray[Any]:
     dtype = DTYPES["FP64"] if spec.wide else DTYPES[spec.datatype]
     nested = next((i for i, value in enumerate(values) if isinstance(value, list | dict)), None)
     if nested is not None:
-        found = type_name(values[nested])
-        raise SchemaMismatch(f"inputs.{short(spec.name)}[{nested}]", f"Incompatible input types: found {found}")
-    return _cast(spec.name, values, dtype)
+        reason = f"Incompatible input types: found {type_name(values[nested])}"
+        raise SchemaMismatch(f"inputs.{short(spec.name)}[{nested}]", reason)
+    found = _cast(spec.name, values, dtype)
+    if dtype.kind == "f" and not spec.nullable and np.isnan(found).any():
+        row = int(np.argmax(np.isnan(found)))
+        raise InvalidInput(f"inputs.{short(spec.name)}[{row}]", "is missing, and the model needs it")
+    return found
 
 
 def tensor(spec: TensorSpec, values: Any) -> Any:
@@ -121,7 +125,7 @@ def _texts(spec: TensorSpec, values: Sequence[Any], table: bool) -> list[Any]:
         elif spec.logical == "binary":
             found.append(_bytes(where, value, encoded=table))
         elif spec.logical == "datetime":
-            found.append(_moment(where, value))
+            found.append(_moment(where, value, table))
         else:
             found.append(value if isinstance(value, str) else str(value))
             elements.text(where, found[-1], strict=False)
@@ -140,12 +144,15 @@ def _bytes(where: str, value: Any, *, encoded: bool) -> bytes:
         raise InvalidInput(where, f"Failed to convert to type 'binary': {short(e)}") from None
 
 
-def _moment(where: str, value: Any) -> str:
-    """A time as ISO 8601 text, from any text or number that pandas reads as one."""
+def _moment(where: str, value: Any, table: bool) -> str:
+    """A time as ISO 8601 text, from what pandas reads as one in data frames, and what numpy reads elsewhere."""
     import pandas
 
     try:
         found = pandas.Timestamp(value)
+        if isinstance(value, str) and not table:
+            np.datetime64(value.removesuffix("Z"))
+            found = found.tz_convert(None) if found.tz is not None else found
         if not isinstance(value, bool) and not pandas.isna(found):
             return str(found.isoformat())
     except (ValueError, TypeError, OverflowError):

@@ -25,7 +25,7 @@ def load_object(body: bytes) -> dict[str, Any]:
         value = _read_again(body)
     else:
         try:
-            if not unambiguous(body, value):
+            if isinstance(value, dict) and not unambiguous(body, value):
                 value = _read_again(body)
         except RecursionError:
             raise BadRequest("the body nests too deeply") from None
