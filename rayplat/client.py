@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from rayplat.services.promotions import Promotions
     from rayplat.services.releases import Releases
     from rayplat.services.runs import Runs
+    from rayplat.services.scoring import Scoring
     from rayplat.services.status import Status
     from rayplat.services.tables import Tables
     from rayplat.services.tokens import Tokens
+    from rayplat.services.verdicts import Verdicts
     from rayplat.services.waivers import Waivers
     from rayplat.services.webhooks import Webhooks
 
@@ -74,6 +76,8 @@ class Platform:
     lineage: Lineage
     endpoints: Endpoints
     releases: Releases
+    verdicts: Verdicts
+    scoring: Scoring
     monitors: Monitors
     owners: Owners
     webhooks: Webhooks

@@ -14,7 +14,17 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from rayplat.cli import connection, feature_file, files, graph_file, lineage_export, releases, render, serving_file
+from rayplat.cli import (
+    connection,
+    feature_file,
+    files,
+    graph_file,
+    lineage_export,
+    releases,
+    render,
+    serving_file,
+    verdicts,
+)
 from rayplat.errors import InvalidInput
 from rayplat.services.catalog import NOUNS
 from rayplat.services.verbs import Noun, Verb, verbs
@@ -31,7 +41,9 @@ GROUPS = {
     "promotions": "promotion",
     "waivers": "waiver",
     "endpoints": "serve",
+    "scoring": "serve",
     "releases": "serve",
+    "verdicts": "serve",
     "monitors": "monitor",
     "audit": "audit",
     "lineage": "lineage",
@@ -46,6 +58,7 @@ COMMANDS = {
     ("promotions", "reject"): "reject",
     ("promotions", "rollback"): "rollback",
     ("models", "adopt"): "model import",
+    ("scoring", "run"): "serve score",
     ("tokens", "list"): "token ls",
     ("webhooks", "list"): "webhook ls",
     ("webhooks", "delete"): "webhook rm",
@@ -60,6 +73,8 @@ INNER = {
     ("audit", "lines"),
     ("lineage", "events"),
     ("endpoints", "plan"),
+    ("verdicts", "shadow"),
+    ("verdicts", "experiment"),
     *(("releases", name) for name in ("get", "clear", "overrides", "pause", "resume", "rollback")),
 }
 # Commands that read or write files here: they take something else from a command line than a verb does.
@@ -77,6 +92,7 @@ WRITTEN: dict[str, Callable[..., None]] = {
     "serve canary": releases.canary,
     "serve apply": serving_file.apply,
     "serve export": serving_file.export,
+    "serve compare": verdicts.compare,
     "model compose": graph_file.compose,
 }
 _SIMPLE = (str, int, float, bool)

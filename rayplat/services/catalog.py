@@ -15,10 +15,12 @@ from rayplat.services.policies import Policies
 from rayplat.services.promotions import Promotions
 from rayplat.services.releases import Releases
 from rayplat.services.runs import Runs
+from rayplat.services.scoring import Scoring
 from rayplat.services.status import Status
 from rayplat.services.tables import Tables
 from rayplat.services.tokens import Tokens
 from rayplat.services.verbs import Noun
+from rayplat.services.verdicts import Verdicts
 from rayplat.services.waivers import Waivers
 from rayplat.services.webhooks import Webhooks
 
@@ -36,6 +38,8 @@ NOUNS: tuple[type[Noun], ...] = (
     Lineage,
     Endpoints,
     Releases,
+    Verdicts,
+    Scoring,
     Monitors,
     Owners,
     Webhooks,

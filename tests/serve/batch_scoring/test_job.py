@@ -20,7 +20,9 @@ import pytest
 from rayplat.data.features.build import build
 from rayplat.data.tables import Tables, upkeep
 from rayplat.errors import Corrupt, NotFound, SchemaMismatch, Unschedulable
+from rayplat.registry.local import LocalRegistry
 from rayplat.registry.record import lineage
+from rayplat.registry.record.database import Record
 from rayplat.serve.batch_scoring import ScoreRequest, Workers, score
 from rayplat.serve.loader import VersionLoader
 from rayplat.settings import Settings
@@ -41,18 +43,17 @@ def database(settings: Settings, empty_database: Path) -> Path:
     return file
 
 
-def test_a_killed_job_goes_on_and_no_row_is_lost_or_twice(
-    ray_cluster: str, settings: Settings, database: Path, _head: tuple[Path, str]
-) -> None:
-    registry = registered(database, "twice", DIGEST)
+def test_a_killed_job_goes_on_and_no_row_is_lost_or_twice(ray_cluster: str, settings: Settings, database: Path) -> None:
+    registered(database, "twice", DIGEST)
     tables = Tables(settings.tables_uri)
     tables.create("numbers", numbers(600))
-    first = _started(settings.home, _head, pause_s=0.3)
+    first = _started(settings.home, ray_cluster, pause_s=0.3)
     try:
         _until_committed(tables, 3, first)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
+    registry = LocalRegistry(Record(f"sqlite:///{database}"))  # its record is the driver's no more
     kept = tables.read("scores").num_rows
     assert 0 < kept < 600
     tables.append("numbers", numbers(5))  # what came later is not the job's
@@ -72,17 +73,8 @@ def test_a_killed_job_goes_on_and_no_row_is_lost_or_twice(
     assert {run_node(report.job_id), table_node(report.table), "model:twice/1"} <= {node.id for node in graph.nodes}
 
 
-def _started(home: Path, head: tuple[Path, str], pause_s: float) -> subprocess.Popen[bytes]:
-    ray_home, address = head
-    command = [
-        sys.executable,
-        "-m",
-        "tests.serve.batch_scoring.driver",
-        str(home),
-        str(ray_home),
-        address,
-        str(pause_s),
-    ]
+def _started(home: Path, address: str, pause_s: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.serve.batch_scoring.driver", str(home), address, str(pause_s)]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
 
