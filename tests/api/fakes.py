@@ -69,7 +69,7 @@ class FakeTracking:
         return {"lr": dict.fromkeys(run_ids, "0.1")}
 
 
-def front(record: Any, tokens: dict[str, Principal]) -> PoolFront:
+def front(record: LocalRegistry, tokens: dict[str, Principal]) -> PoolFront:
     """The front of the pool over ``record``, for the holders of ``tokens`` (by their hash); no host answers."""
 
     class Link:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rayplat.errors import InvalidInput
 from rayplat.serve import plan
 from rayplat.serve.plan import Present
-from rayplat.types import Autoscale, EndpointSpec, Limits, PlanAction, ServingPlan
+from rayplat.types import Autoscale, EndpointSpec, Limits, PlanAction, PlanStep, ServingPlan
 
 M, N = EndpointSpec("m"), EndpointSpec("n")
 
@@ -18,7 +18,7 @@ def summary(made: ServingPlan) -> list[tuple[str, str, str]]:
     return [(step.action.value, step.model, step.alias) for step in made.steps]
 
 
-def only(wanted: EndpointSpec, present: EndpointSpec, problem: str = "") -> plan.PlanStep:
+def only(wanted: EndpointSpec, present: EndpointSpec, problem: str = "") -> PlanStep:
     (step,) = plan.make([wanted], [Present(present, problem)]).steps
     return step
 
@@ -95,10 +95,10 @@ def test_a_pooled_alias_below_a_dedicated_host_could_not_be_reached() -> None:
 
 
 def test_which_changes_a_running_host_is_told() -> None:
-    for changes in ({"replicas": 2}, {"autoscale": Autoscale()}, {"default": True}):
-        assert not plan.changes_host(M, replace(M, **changes))  # type: ignore[arg-type]
-    for changes in ({"limits": Limits(queue=1)}, {"public": True}, {"cpus": 2.0}):
-        assert plan.changes_host(M, replace(M, **changes))  # type: ignore[arg-type]
+    for untold in (replace(M, replicas=2), replace(M, autoscale=Autoscale()), replace(M, default=True)):
+        assert not plan.changes_host(M, untold)
+    for told in (replace(M, limits=Limits(queue=1)), replace(M, public=True), replace(M, cpus=2.0)):
+        assert plan.changes_host(M, told)
 
 
 _specs = st.lists(

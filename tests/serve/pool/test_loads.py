@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ class Hanging:
         assert self.go_on.wait(10)
         return LoadedVersion(model, version, digest, self, Signature((), ()))
 
-    def predict(self, columns: object) -> dict[str, object]:
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
 
