@@ -72,7 +72,7 @@ class Batcher:
         self._waiting_rows = 0
         self._running: set[_Running] = set()
         self._stuck = 0
-        self._idle_at = float("-inf")
+        self._idle_since = self._idle_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._shed: Counter[str] = Counter()
         self._sizes = {"batch_rows": [0] * _POWERS, "batch_requests": [0] * _POWERS}
@@ -196,8 +196,8 @@ class Batcher:
         self._decide(job.loaded, curve, job.rows, job.deadline - job.at, job.at)
 
     def _decide(self, loaded: LoadedVersion | None, curve: CostCurve, rows: int, left_s: float, now: float) -> None:
-        if not self._running and not self._waiting:
-            self._idle_at = now
+        if not self._running and not self._waiting and now - self._idle_since >= curve.expect(rows):
+            self._idle_at = now  # a gap shorter than a call is no rest
         residual_s = 0.0
         if len(self._running) >= self._limits.concurrency:
             residual_s = max(min(r.began + r.expected_s for r in self._running) - now, 0.0)
@@ -262,7 +262,7 @@ class Batcher:
         """``head`` and those that join it, out of the queue."""
         most = self._batching.max_rows
         if self._batching.window_ms is None:
-            most = self._curve(head.loaded).efficient_rows(most)
+            most = self._policy.joined(self._curve(head.loaded), self._arrivals.scv)
             free = self._slots() - len(self._running)
             if free > 1:
                 most = max(1, min(most, -(-self._waiting_rows // free)))
@@ -305,7 +305,7 @@ class Batcher:
             if running.whole:
                 curve.learn(running.rows, running.took_s)
         if not self._running and not self._waiting:
-            self._idle_at = now
+            self._idle_since = now
         self._returning.answered(len(running.jobs), curve, now)
         self._dispatch()
 
