@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rayplat.cli import lineage_tree, model_diff, release_view
+from rayplat.cli import lineage_tree, model_diff, release_view, verdict_view
 from rayplat.registry.promotion import waits_for
 from rayplat.services.artifacts import ArtifactFiles
 from rayplat.services.policies import GateInfo
@@ -22,6 +22,7 @@ from rayplat.types import (
     ArtifactInfo,
     AuditEntry,
     AuditReport,
+    ExperimentVerdict,
     GateResult,
     GcReport,
     Impact,
@@ -31,6 +32,7 @@ from rayplat.types import (
     Promotion,
     PromotionState,
     Release,
+    ShadowVerdict,
     Signal,
     TokenInfo,
     Verdict,
@@ -49,7 +51,6 @@ COLUMNS: Mapping[type, tuple[str, ...]] = {
     AliasPolicy: ("model", "alias", "protected", "min_approvals", "cooldown_s", "digest"),
     ArtifactInfo: ("digest", "kind", "size_bytes", "run_id", "created_by", "created_at"),
     Webhook: ("webhook_id", "url", "events", "state", "position", "failures", "last_error"),
-    Release: ("generation", "changed_at", "changed_by"),
     Signal: ("version", "kind", "bad", "detail", "at", "by"),
     WaiverInfo: ("waiver_id", "target", "by", "reason", "expires_at", "revoked_at"),
     TokenInfo: ("token_id", "principal", "role", "kind", "expires_at", "revoked_at", "last_used_at"),
@@ -202,7 +203,7 @@ def _table(*names: str) -> Table:
 
 
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
-LISTS: Mapping[type, Callable[[Any], Any]] = {GateInfo: gate_catalog}
+LISTS: Mapping[type, Callable[[Any], Any]] = {GateInfo: gate_catalog, Release: release_view.history}
 VIEWS: Mapping[type, Callable[[Any], Any]] = {
     Promotion: promotion,
     AliasPolicy: policy,
@@ -215,4 +216,6 @@ VIEWS: Mapping[type, Callable[[Any], Any]] = {
     Impact: lineage_tree.impact,
     ReleaseStatus: release_view.status,
     Release: release_view.release,
+    ShadowVerdict: verdict_view.shadow,
+    ExperimentVerdict: verdict_view.experiment,
 }

@@ -177,7 +177,7 @@ def _agreed(rule: Agreement, pairs: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 def _shift(pairs: pd.DataFrame) -> tuple[float, float]:
-    """Mean of candidate - primary and its standard error from the requests' totals; 0 ± 0 where there are no numbers."""
+    """Mean of candidate - primary, its standard error from the requests' totals; 0 ± 0 where there are no numbers."""
     gaps = (pairs["prediction_c"] - pairs["prediction_p"]).dropna()
     if gaps.empty:
         return 0.0, 0.0

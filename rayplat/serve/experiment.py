@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from rayplat.data.tables import Tables
 
 MISMATCH = 1e-3  # a split this unlikely under the design's share is broken
+WON, UNDECIDED, NOT_WON = "candidate wins", "undecided", "not won"
 _CROSSED = 0.01
+_ROLES = ("primary", "split")  # the alias's own share, and those of the others
 _PER_ROW = ("accuracy", "brier", "log_loss")
 _TINY = 1e-15
 
@@ -133,17 +135,16 @@ def _requests(tables: Tables, test: Test) -> pd.DataFrame:
     import pandas as pd
 
     asked, log = test.promotion, LogReader(tables)
-    own = (pc.field("role") == "primary") & (pc.field("version") == asked.baseline_version)
-    others = (pc.field("role") == "split") & (pc.field("version") == asked.version)
-    where = (own | others) & (pc.field("status") == ANSWERED)
+    arms = pc.field("version").isin([asked.version, asked.baseline_version]) & pc.field("role").isin(_ROLES)
+    where = arms & (pc.field("status") == ANSWERED)
     inputs = (test.sticky.removeprefix("input:"),) if test.sticky.startswith("input:") else ()
     windows = [Window(asked.model, max(start, test.recorded.started_at), end) for start, end in test.periods
                if end > test.recorded.started_at]  # fmt: skip
-    parts = [log.frame(window, where, inputs, ["entity", "event_time", "role"]) for window in windows]
-    rows = pd.concat(parts) if parts else pd.DataFrame({"role": []})
-    if rows.empty or rows["role"].nunique() < 2:
+    parts = [log.frame(window, where, inputs, ["entity", "event_time"]) for window in windows]
+    rows = pd.concat(parts) if parts else pd.DataFrame({"version": []})
+    if rows["version"].nunique() < 2:
         raise NotFound("requests", f"of both arms of promotion {asked.promotion_id}", "since its design was recorded")
-    rows["candidate"] = rows["role"] == "split"
+    rows["candidate"] = rows["version"] == asked.version
     return rows.sort_values(["received_at", "request_id", "row"], ignore_index=True)
 
 
@@ -259,7 +260,7 @@ def _verdict(
         ratio=seen.ratio if sure and seen is not None else None,
         needed=1 / design.alpha,
         split_p=split_p,
-        verdict="candidate wins" if won else "not won" if ended else "undecided",
+        verdict=WON if won else NOT_WON if ended else UNDECIDED,
         evidence=evidence,
         notes=tuple(notes),
     )
