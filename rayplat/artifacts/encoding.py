@@ -46,6 +46,12 @@ class Encoding:
         return tuple({word: i + 1 for i, word in enumerate(words)} for words in self.vocabularies)
 
     @cached_property
+    def _words(self) -> tuple[Any, ...]:
+        import pyarrow as pa
+
+        return tuple(pa.array(words, pa.string()) for words in self.vocabularies)
+
+    @cached_property
     def _required_numeric(self) -> list[int]:
         needed = {f.name for f in self.features if not f.nullable}
         return [i for i, name in enumerate(self.numeric) if name in needed]
@@ -104,8 +110,7 @@ class Encoding:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        words = pa.array(self.vocabularies[i], pa.string())
-        found = pc.index_in(column.cast(pa.string()), value_set=words, skip_nulls=True)
+        found = pc.index_in(column.cast(pa.string()), value_set=self._words[i], skip_nulls=True)
         codes: Codes = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy()
         return codes
 

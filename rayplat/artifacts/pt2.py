@@ -75,8 +75,21 @@ def load(path: Path) -> Graph:
         dtypes = [str(node.meta["val"].dtype).removeprefix("torch.") for node in inputs]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as e:
         raise InvalidInput(path.name, f"torch cannot read this graph: {e}") from e
+    _forget_sources()
     forward = exported.graph_module.forward
     return Graph(lambda *given: forward(*bound, *given), shapes, dtypes, len(signature.user_outputs))
+
+
+def _forget_sources() -> None:
+    """torch keeps the generated code of every graph for tracebacks, for ever: a host that loads thousands would grow."""
+    import linecache
+
+    from torch.fx import graph_module
+
+    sources = getattr(getattr(graph_module, "_loader", None), "eval_cache", {})
+    for name in list(sources):
+        sources.pop(name, None)
+        linecache.cache.pop(name, None)
 
 
 def audit(path: Path, file: BinaryIO | None = None) -> None:

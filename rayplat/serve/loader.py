@@ -175,7 +175,7 @@ def compatible(candidate: Signature, served: Signature) -> tuple[str, ...]:
 
 
 def _warm(loaded: LoadedVersion) -> LoadedVersion:
-    """Answer the stored example once, and learn from it which outputs a model has that declares none, and their layout."""
+    """Answer the stored example once, and learn from it what a model gives that declares nothing."""
     if not loaded.example:
         return loaded
     rows = len(next(iter(loaded.example.values())))
