@@ -81,7 +81,7 @@ def load(path: Path) -> Graph:
 
 
 def _forget_sources() -> None:
-    """torch keeps the generated code of every graph for tracebacks, for ever: a host that loads thousands would grow."""
+    """torch keeps the generated code of every graph for tracebacks: a host that loads thousands would grow."""
     import linecache
 
     from torch.fx import graph_module

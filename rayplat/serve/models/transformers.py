@@ -170,7 +170,7 @@ def load(folder: Path, described: MLmodel) -> TextModel:
     try:
         import transformers
     except ImportError as e:
-        raise Unavailable("transformers", "these models need it: pip install 'rayplat[formats]'") from e
+        raise Unavailable("transformers", "these models need it: pip install 'rayplat[transformers]'") from e
     flavor = described.flavor("transformers")
     weights = folder / str(flavor.get("model_binary", "model")) if flavor else folder
     words = folder / "components" / "tokenizer" if flavor else folder
