@@ -75,7 +75,7 @@ class Reader:
         good = None
         if reasons:
             good = np.setdiff1d(np.arange(rows.num_rows), np.fromiter(reasons, np.int64), assume_unique=True)
-            values = {name: _taken(column, good) for name, column in values.items()}
+            values = {name: taken(column, good) for name, column in values.items()}
         if self._whole is not None:
             stack = np.column_stack([np.asarray(values[name]) for name in self._stacked])
             values = {self._whole.name: stack.astype(DTYPES[self._whole.datatype], copy=False)}
@@ -245,7 +245,8 @@ def _arrays(column: pa.ChunkedArray, spec: TensorSpec) -> tuple[Any, Bools | Non
     return shaped, wrong if wrong.any() else None, f"is no array of {width} finite values"
 
 
-def _taken(values: Any, good: npt.NDArray[np.int64]) -> Any:
+def taken(values: Any, good: npt.NDArray[np.int64]) -> Any:
+    """The values at these positions, in the form that they have."""
     if isinstance(values, list):
         return [values[i] for i in good.tolist()]
     return values.take(pa.array(good)) if isinstance(values, pa.ChunkedArray) else values[good]

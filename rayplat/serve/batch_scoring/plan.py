@@ -18,7 +18,7 @@ from rayplat.errors import InvalidInput, InvalidName
 from rayplat.types import TableVersion, check_name
 
 NOTE = "batch_score"
-OWN_COLUMNS = ("row", "model", "model_version", "model_alias", "scored_at", "job_id", "error")
+OWN_COLUMNS = ("row", "model_version", "model_alias", "scored_at", "job_id", "error")
 
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from rayplat.data.features import FeatureView, OnRequestView, View
 from rayplat.data.features.transforms import on_request, with_defaults
 from rayplat.errors import InvalidInput, RayplatError, SchemaMismatch
 from rayplat.serve import log_schema
-from rayplat.serve.batch_scoring.columns import Given, Reader, output_columns
+from rayplat.serve.batch_scoring.columns import Reader, output_columns, taken
 from rayplat.serve.batch_scoring.plan import OWN_COLUMNS, Plan
 from rayplat.serve.log_schema import Record
 from rayplat.serve.ports import Loader
@@ -67,7 +67,7 @@ class Done:
 
 @dataclass
 class _Scored:
-    """Results of a part's batches so far; ``good`` are positions in the part."""
+    """Results of a part's batches so far; ``good`` and ``reasons`` go by positions in the part."""
 
     outputs: list[Mapping[str, Any]] = field(default_factory=list)
     good: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -97,13 +97,15 @@ class Scorer:
         """Score one part and write it."""
         began, began_at = time.perf_counter(), time.time()
         rows = self._read(number) if rows is None else self._completed(rows)
-        reader = self._reader_of(rows.schema)
         scored = _Scored()
+        values, good = self._inputs(rows, scored)
         step = self._task.plan.request.batch_rows
-        for start in range(0, rows.num_rows, step):
-            self._batch(reader, rows.slice(start, step), start, scored)
+        for start in range(0, len(good), step):
+            batch, positions = _sliced(values, start, start + step), good[start : start + step]
+            first = len(scored.good)
+            self._predict(batch, positions, scored)
             if self._task.log:
-                self._log(number, rows.slice(start, step), start, scored)
+                self._log((number, start // step), rows, batch, positions, scored, first)
         table = self._table(number, rows, scored)
         written = self._task.tables.write_files(self._task.plan.request.output, table)
         failed = len(scored.reasons)
@@ -144,20 +146,16 @@ class Scorer:
 
     # --- scoring --------------------------------------------------------------------------------------
 
-    def _batch(self, reader: Reader, rows: pa.Table, start: int, into: _Scored) -> None:
-        given = reader.read(rows)
+    def _inputs(self, rows: pa.Table, into: _Scored) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+        """The inputs of the rows that can be scored, and their positions."""
+        given = self._reader_of(rows.schema).read(rows)
+        good = np.arange(rows.num_rows) if given.good is None else given.good
         unknown = self._unknown(rows)
-        reasons = given.reasons | unknown
-        if unknown:
-            keep = np.setdiff1d(np.arange(rows.num_rows), np.fromiter(reasons, np.int64), assume_unique=True)
-            given = reader.read(rows.take(pa.array(keep)))
-            good = keep
-        else:
-            good = np.arange(rows.num_rows) if given.good is None else given.good
-        into.reasons |= {start + row: reason for row, reason in reasons.items()}
-        for positions, outputs in self._predicted(given, good, start, into.reasons):
-            into.good.append(positions + start)
-            into.outputs.append(outputs)
+        into.reasons |= given.reasons | unknown
+        if not unknown:
+            return given.values, good
+        keep = np.flatnonzero(~np.isin(good, np.fromiter(unknown, np.int64)))
+        return {name: taken(column, keep) for name, column in given.values.items()}, good[keep]
 
     def _unknown(self, rows: pa.Table) -> dict[int, str]:
         """Rows whose key no view knew at the moment, as online requests are refused."""
@@ -175,33 +173,28 @@ class Scorer:
             for row in np.flatnonzero(nobody).tolist()
         }
 
-    def _predicted(
-        self, given: Given, good: npt.NDArray[np.int64], start: int, reasons: dict[int, str]
-    ) -> list[tuple[npt.NDArray[np.int64], Mapping[str, Any]]]:
-        """Outputs with the positions (in the batch) that they belong to. A prediction that fails is tried in halves,
-        so that only the rows that are to blame are left out."""
-        found: list[tuple[npt.NDArray[np.int64], Mapping[str, Any]]] = []
+    def _predict(self, values: Mapping[str, Any], good: npt.NDArray[np.int64], into: _Scored) -> None:
+        """Outputs of a batch, with the positions that they belong to. A prediction that fails is tried in halves, so
+        that only the rows that are to blame are left out."""
         waiting, failures = [(0, len(good))], 0
         while waiting:
             first, last = waiting.pop()
-            if first == last:
-                continue
-            values = given.values if last - first == len(good) else _sliced(given.values, first, last)
+            part = values if last - first == len(good) else _sliced(values, first, last)
             try:
-                outputs: Mapping[str, Any] = self._checked(self._loaded.predict(values, {}), last - first)
+                outputs: Mapping[str, Any] = self._checked(self._loaded.predict(part, {}), last - first)
             except Exception as e:  # noqa: BLE001 - a model may raise anything; the reason is kept with the rows
                 failures += 1
                 if last - first > 1 and failures <= _MOST_FAILURES:
                     middle = (first + last) // 2
                     waiting += [(middle, last), (first, middle)]
                 else:
-                    reasons |= {start + int(row): _reason(e) for row in good[first:last]}
+                    into.reasons |= dict.fromkeys(good[first:last].tolist(), _reason(e))
                 continue
             positions = good[first:last]
             if self._loaded.spec is not None:
-                positions, outputs = _finite(positions, outputs, start, reasons)
-            found.append((positions, outputs))
-        return found
+                positions, outputs = _finite(positions, outputs, into.reasons)
+            into.good.append(positions)
+            into.outputs.append(outputs)
 
     def _checked(self, outputs: Mapping[str, Any], rows: int) -> dict[str, npt.NDArray[Any]]:
         arrays = {name: np.asarray(values) for name, values in outputs.items()}
@@ -219,7 +212,6 @@ class Scorer:
         columns |= output_columns(scored.outputs, good, count)
         first = plan.span(number)[0]
         columns["row"] = pa.array(np.arange(first, first + count))
-        columns["model"] = _same(plan.model, count)
         columns["model_version"] = _same(plan.version, count)
         columns["model_alias"] = _same(plan.alias, count, pa.string())
         columns["scored_at"] = _same(datetime.now(UTC), count, pa.timestamp("us", tz="UTC"))
@@ -228,32 +220,38 @@ class Scorer:
         columns["error"] = pa.array(reasons, pa.string())
         return pa.table(columns)
 
-    def _log(self, number: int, rows: pa.Table, start: int, scored: _Scored) -> None:
-        """The batch in the inference log, once however often the part is scored: its number is the writer's."""
+    def _log(
+        self,
+        number: tuple[int, int],
+        rows: pa.Table,
+        values: Mapping[str, Any],
+        positions: npt.NDArray[np.int64],
+        scored: _Scored,
+        first: int,
+    ) -> None:
+        """The answers of a batch (those in ``scored`` from ``first`` on) in the inference log, once however often the
+        part is scored: part and batch number are the writer's epoch and sequence."""
         import ray
 
-        plan, loaded, now = self._task.plan, self._loaded, datetime.now(UTC)
-        given = Reader(loaded.signature, rows.schema, plan.request.columns).read(rows)
-        ends = [i for i, good in enumerate(scored.good) if len(good) and start <= good[0] < start + rows.num_rows]
+        plan, now = self._task.plan, datetime.now(UTC)
         head = AliasHead(
             plan.model, plan.alias or "", plan.version, plan.digest, plan.generation, plan.started_at, plan.job_id
         )
         records = []
-        for i in ends:
-            positions = scored.good[i] - start
-            at = np.searchsorted(np.arange(rows.num_rows) if given.good is None else given.good, positions)
-            keys = rows[plan.entity].take(pa.array(positions)).to_pylist() if plan.entity in rows.column_names else None
+        for i, good in enumerate(scored.good[first:]):
+            at = np.searchsorted(positions, good)
+            keys = rows[plan.entity].take(pa.array(good)).to_pylist() if plan.entity in rows.column_names else None
             records.append(
                 Record(
-                    request_id=f"{plan.job_id}-{number}-{start}-{i}",
-                    rows=len(positions),
+                    request_id=f"{plan.job_id}-{number[0]}-{number[1]}-{i}",
+                    rows=len(good),
                     received_at=now,
                     event_time=now,
                     head=head,
                     version=plan.version,
                     entity=keys,
-                    inputs={name: _picked(values, at) for name, values in given.values.items()},
-                    outputs=scored.outputs[i],
+                    inputs={name: taken(column, at) for name, column in values.items()},
+                    outputs=scored.outputs[first + i],
                     latency_ms=float("nan"),
                     status=200,
                     variant=plan.alias or f"v{plan.version}",
@@ -263,19 +261,18 @@ class Scorer:
         writer = actors.find(actors.INFERENCE_LOG)
         if records and writer is not None:
             batch = log_schema.encode(records, plan.job_id)
-            sequence = start // plan.request.batch_rows
-            ray.get(writer.write.remote(batch, f"{plan.job_id}/{number}", sequence))
+            ray.get(writer.write.remote(batch, f"{plan.job_id}/{number[0]}", number[1]))
 
 
 def _finite(
-    positions: npt.NDArray[np.int64], outputs: Mapping[str, npt.NDArray[Any]], start: int, reasons: dict[int, str]
+    positions: npt.NDArray[np.int64], outputs: Mapping[str, npt.NDArray[Any]], reasons: dict[int, str]
 ) -> tuple[npt.NDArray[np.int64], Mapping[str, npt.NDArray[Any]]]:
     """Without the rows for which an output is no finite number."""
     good = np.ones(len(positions), np.bool_)
     for name, values in outputs.items():
         if values.dtype.kind == "f":
             bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            reasons |= {start + int(row): f"the output {name!r} is no finite number" for row in positions[bad]}
+            reasons |= dict.fromkeys(positions[bad].tolist(), f"the output {name!r} is no finite number")
             good &= ~bad
     if good.all():
         return positions, outputs
@@ -287,10 +284,6 @@ def _sliced(values: Mapping[str, Any], first: int, last: int) -> dict[str, Any]:
         name: column.slice(first, last - first) if isinstance(column, pa.ChunkedArray) else column[first:last]
         for name, column in values.items()
     }
-
-
-def _picked(values: Any, at: npt.NDArray[np.int64]) -> Any:
-    return [values[i] for i in at.tolist()] if isinstance(values, Sequence) else values[at]
 
 
 def _same(value: Any, count: int, dtype: pa.DataType | None = None) -> pa.Array:

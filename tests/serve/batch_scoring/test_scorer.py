@@ -92,7 +92,6 @@ def test_a_part_is_written_with_keys_predictions_and_who_made_them(tables: Table
         "id",
         "y",
         "row",
-        "model",
         "model_version",
         "model_alias",
         "scored_at",
