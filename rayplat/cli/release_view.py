@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -29,7 +31,7 @@ def status(found: ReleaseStatus) -> Group:
         shown.append(Text.from_markup(f"[bold]in force  [/bold]  {said}{problem}"))
     else:
         shown.append(Text.from_markup("[bold]in force  [/bold]  [yellow]no host of the default alias answers[/yellow]"))
-    return Group(*shown, Text(), _variants(found))
+    return Group(*shown, Text(), _variants(found), *_notes(found))
 
 
 def release(found: Release) -> Text:
@@ -68,8 +70,8 @@ def _canary(canary: Canary) -> Text:
         ratio = "" if canary.max_p99_ratio is None else f", p99 up to {canary.max_p99_ratio:g}x"
         watch = f", watches {', '.join(canary.watch)}" if canary.watch else ""
         lines += (
-            f"\n{'':<10}  each step {canary.hold_s:g} s and {canary.min_requests} requests{since}; "
-            f"errors up to {_percent(canary.max_error_rate)}{ratio}{escape(watch)}"
+            f"\n{'':<10}  each step {canary.hold_s:g} s and {canary.min_requests} requests{since}"
+            f"\n{'':<10}  errors up to {_percent(canary.max_error_rate)}{ratio}{escape(watch)}"
         )
     if canary.reason:
         lines += f"\n{'':<10}  {escape(canary.reason)}"
@@ -80,8 +82,8 @@ def _variants(found: ReleaseStatus) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     shadows = any(load.role == "shadow" for load in found.variants)
     names = ("variant", "role", "version", "share", "requests", "errors", "p50 ms", "p99 ms")
-    for name in (*names, *(("copies", "dropped") if shadows else ()), "note"):
-        table.add_column(name, justify="left" if name in ("variant", "role", "note") else "right", overflow="fold")
+    for name in (*names, *(("copies", "dropped") if shadows else ())):
+        table.add_column(name, justify="left" if name in ("variant", "role") else "right", overflow="fold")
     for load in found.variants:
         table.add_row(*_row(load, shadows))
     return table
@@ -89,7 +91,6 @@ def _variants(found: ReleaseStatus) -> Table:
 
 def _row(load: VariantLoad, shadows: bool) -> list[str]:
     errors = f"{load.errors}" + (f" ({load.errors / load.requests:.2%})" if load.errors else "")
-    note = load.note + (f"; {load.unreached} answered by the default alias" if load.unreached else "")
     copies = [str(load.copies), str(load.dropped)] if load.role == "shadow" else ["", ""]
     counted = [
         str(load.requests),
@@ -104,8 +105,37 @@ def _row(load: VariantLoad, shadows: bool) -> list[str]:
         _percent(load.share),
         *(["", "", "", ""] if load.role == "shadow" else counted),
         *(copies if shadows else []),
-        escape(note.strip("; ")),
     ]
+
+
+def _notes(found: ReleaseStatus) -> list[Text]:
+    """A line for each variant that something is wrong with."""
+    notes = []
+    for load in found.variants:
+        fallen = f"{load.unreached} requests were answered by the default alias instead" if load.unreached else ""
+        said = "; ".join(filter(None, (load.note, fallen)))
+        if said:
+            notes.append(Text.from_markup(f"[yellow]{escape(load.variant)}[/yellow]: {escape(said)}"))
+    return notes
+
+
+def history(found: Sequence[Release]) -> Table:
+    """A line for each release: who, when, and what it said."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("generation", "changed at", "changed by", "split", "canary", "shadows"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        shares = one.split.shares if one.split is not None else ()
+        canary = "" if one.canary is None else f"{one.canary.target} {_percent(one.canary.steps[one.canary.step])} "
+        canary += "" if one.canary is None else one.canary.state.value.replace("_", " ")
+        said = (
+            " ".join(f"{share.target}={share.weight:g}" for share in shares),
+            canary,
+            " ".join(f"{shadow.target} {_percent(shadow.sample)}" for shadow in one.shadows),
+        )
+        when = f"{one.changed_at:%Y-%m-%d %H:%M:%S}" if one.changed_at else "-"
+        table.add_row(str(one.generation), when, *map(escape, (one.changed_by, *said)))
+    return table
 
 
 def _lines(pairs: list[tuple[str, str]]) -> Text:
