@@ -81,7 +81,8 @@ def write(file: Path, found: ShadowVerdict | ExperimentVerdict, before: Evidence
     if document is None:
         if isinstance(found, ExperimentVerdict):
             raise InvalidInput("--evidence", f"{file} is not there, and the promotion has no evidence to go with it")
-        document = Evidence(found.log, found.evidence.pairs, {"shadow_agreement": found.agreement.value})
+        agreement = {"shadow_agreement": found.agreement.value}
+        document = Evidence(found.log, found.evidence.pairs, agreement, found.primary_version)
     part = {"shadow" if isinstance(found, ShadowVerdict) else "experiment": found.evidence}
     try:
         file.write_text(json.dumps(documents.plain(replace(document, **part)), indent=2) + "\n")  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ from rayplat.types import (
 from tests.api.fakes import ADMIN, AUTHOR, TRAINING_SET, FakeTracking, registry, seed
 from tests.serve.test_compare import answer, copy, logged
 
-EVIDENCE = Evidence(TRAINING_SET, 50_000, {"auc": 0.7})
+EVIDENCE = Evidence(TRAINING_SET, 50_000, {"auc": 0.7}, 1, {"auc": 0.69})
 DESIGN = ExperimentDesign("accepted", "proportion", 0.05, 0.1, 0.25, 4000, min_samples=200)
 HEAD = AliasHead("m", "champion", 1, "sha256:" + "1" * 64, 1, datetime(2026, 1, 1, tzinfo=UTC), "ada")
 S = PromotionState
