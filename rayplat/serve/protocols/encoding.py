@@ -81,8 +81,8 @@ def _head(answer: Answer) -> tuple[bytes, bytes]:
 def _json_output(name: str, values: npt.NDArray[Any]) -> dict[str, Any]:
     datatype, shape = datatype_of(values), values.shape or (1,)
     if datatype != "BYTES":
-        data = values.tolist() if values.ndim else [values.tolist()]
-        return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+        flat = values if values.ndim == 1 else values.ravel()  # as the protocol's own example has it
+        return {"name": name, "datatype": datatype, "shape": shape, "data": flat.tolist()}
     items = texts(values)
     if not any(isinstance(item, bytes) for item in items):
         return {"name": name, "datatype": datatype, "shape": shape, "data": items}

@@ -82,7 +82,10 @@ def _paths(loaded: LoadedVersion, route: str) -> Schema:
             "post": infer | {"operationId": "infer_by_version", "summary": "Inference by an exact version"},
         },
         f"{route}/invocations": {"post": _invocations()},
-        f"{route}/ping": {"get": _plain("ping", "MLflow's health check", "application/json")},
+        f"{route}/ping": {
+            "get": _plain("ping", "MLflow's health check", "application/json"),
+            "post": _plain("ping_by_post", "The same", "application/json"),
+        },
         f"{route}/version": {"get": _plain("mlflow_version", "The version of MLflow's protocol", "text/plain")},
         f"{route}/openapi.json": {"get": _operation("openapi", "This document", None, None)},
     }
