@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.protocols.elements import text_of, to_raw
 from rayplat.serve.request import Answer
 from rayplat.types import AliasHead
@@ -17,7 +16,8 @@ from rayplat.types import AliasHead
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _DATATYPES = {"b": "BOOL", "i": "INT", "u": "UINT", "f": "FP"}
-_HEADS: dict[tuple[int, str], tuple[AliasHead, LoadedVersion, bytes, bytes]] = {}
+# Of a version its digest: the version itself is a model, which must not stay because it was once named.
+_HEADS: dict[tuple[int, str, int], tuple[AliasHead, str, bytes, bytes]] = {}
 _MOST_HEADS = 1024
 
 
@@ -59,9 +59,10 @@ def texts(values: npt.NDArray[Any]) -> list[Any]:
 
 def _head(answer: Answer) -> tuple[bytes, bytes]:
     """What stands before and behind the id: the same for every answer of one version under one variant."""
-    head, loaded, key = answer.head, answer.loaded, (id(answer.head), answer.variant)
+    head, loaded = answer.head, answer.loaded
+    key = (id(head), answer.variant, loaded.version)
     known = _HEADS.get(key)
-    if known is not None and known[0] is head and known[1] is loaded:
+    if known is not None and known[0] is head and known[1] == loaded.digest:
         return known[2], known[3]
     if len(_HEADS) >= _MOST_HEADS:
         _HEADS.clear()
@@ -74,7 +75,7 @@ def _head(answer: Answer) -> tuple[bytes, bytes]:
     }
     before = named + b',"id":'
     after = b',"parameters":' + orjson.dumps({k: v for k, v in said.items() if v is not None}) + b',"outputs":'
-    _HEADS[key] = (head, loaded, before, after)
+    _HEADS[key] = (head, loaded.digest, before, after)
     return before, after
 
 
