@@ -135,7 +135,8 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
     def command(**given: Any) -> None:
         home, url, as_json = given.pop("home"), given.pop("url"), given.pop("as_json")
         with connection.errors(home):
-            arguments = {name: _parse(name, parameters[name].annotation, value) for name, value in given.items()}
+            said = {name: value for name, value in given.items() if value is not None}  # else the verb's own default
+            arguments = {name: _parse(name, parameters[name].annotation, value) for name, value in said.items()}
             client = getattr(connection.platform(home, url), noun.NAME)
             with connection.wait(f"{noun.NAME} {verb.name} …"):
                 result = getattr(client, verb.name)(**arguments)
@@ -143,7 +144,7 @@ def _command(noun: type[Noun], verb: Verb) -> Callable[..., None]:
             render.show(result, as_json, "[dim]none[/dim]" if answers else "[green]done[/green]")
 
     shown = [
-        inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=p.default)
+        inspect.Parameter(p.name, p.KEYWORD_ONLY, annotation=_option(verb, p), default=_default(p))
         for p in parameters.values()
     ]
     extra = {"home": connection.Home, "url": connection.Url, "as_json": connection.Json}
@@ -176,13 +177,20 @@ def _option(verb: Verb, parameter: inspect.Parameter) -> Any:
     return Annotated[kind, typer.Option()] if required else Annotated[kind | None, typer.Option()]
 
 
+def _default(parameter: inspect.Parameter) -> Any:
+    """None for what is written as JSON and need not be given: the verb has its own default."""
+    written = _cli_type(parameter.annotation) is dict and parameter.default is not parameter.empty
+    return None if written else parameter.default
+
+
 def _cli_type(annotation: Any) -> Any:
-    """str, int, …; list for tuples of strings; dict for what is written as JSON; str for moments and enums."""
+    """str, int, …; list for tuples of strings; dict for what is written as JSON, such as a tuple of values with
+    fields; str for moments and enums."""
     origin = typing.get_origin(annotation)
     if origin in (types.UnionType, typing.Union):
         return _cli_type(next(a for a in typing.get_args(annotation) if a is not type(None)))
     if origin in (tuple, list):
-        return list
+        return dict if _cli_type(typing.get_args(annotation)[0]) is dict else list
     if origin is dict:
         return dict
     if annotation in _SIMPLE:

@@ -126,7 +126,8 @@ def _signatures(a: Sheet, b: Sheet) -> tuple[Values | None, Values | None, str]:
         return a.signature, b.signature, ""
     without = [s.name for s in (a, b) if s.spec is None and s.signature is None and s.files is not None]
     if without:
-        return None, None, f"{' and '.join(without)} carries no signature: signatures are not compared"
+        verb = "carries" if len(without) == 1 else "carry"
+        return None, None, f"{' and '.join(without)} {verb} no signature: signatures are not compared"
     if a.files is None or b.files is None:
         return None, None, ""
     return None, None, "one version has only MLflow's signature, the other only ours: signatures are not compared"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from rayplat.cli import connection
 from rayplat.cli.main import app
+from rayplat.types import GateSpec
 
 ROOT = Path(__file__).parents[2]
+DIGEST = "sha256:" + "a" * 64
 TEXTS = [*(ROOT / "rayplat").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
 QUOTED = re.compile(r"`rayplat ([^`\n]+)`|'rayplat ([^'\n]+)'")
 
@@ -69,3 +74,29 @@ def test_every_command_that_is_named_somewhere_exists() -> None:
 @pytest.mark.parametrize("wrong", ["token list", "promote-it", "serve create m --alias champion", "nope list"])
 def test_what_does_not_exist_is_noticed(wrong: str) -> None:
     assert problem(wrong)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "written", "value"),
+    [
+        (("policy", "set"), "gates", '[{"gate": "intact", "params": {}}]', (GateSpec("intact", {}),)),
+        (("policy", "set"), "gates", "[]", ()),
+        (("model", "register"), "metrics", '{"auc": 0.7}', {"auc": 0.7}),
+    ],
+)
+def test_values_with_fields_are_written_as_json(
+    command: tuple[str, str], option: str, written: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not given is left to the verb."""
+    asked: dict[str, Any] = {}
+
+    def answer(**given: Any) -> None:
+        asked.update(given)
+
+    noun = SimpleNamespace(set=answer, register=answer)
+    monkeypatch.setattr(connection, "platform", lambda home, url: SimpleNamespace(policies=noun, models=noun))
+    words = {"policy": ["m", "champion"], "model": ["m", DIGEST, "run", DIGEST]}[command[0]]
+    done = CliRunner().invoke(app, [*command, *words, f"--{option}", written])
+    assert done.exit_code == 0, done.output
+    assert asked[option] == value
+    assert not {"pins", "min_approvals"} & asked.keys()
