@@ -26,12 +26,11 @@ from rayplat.errors import (
     Unavailable,
     Unschedulable,
 )
+from rayplat.version import __version__
 
 if TYPE_CHECKING:
     from rayplat.client import Platform
     from rayplat.settings import Settings
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExists",

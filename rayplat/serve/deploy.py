@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from rayplat import __version__
 from rayplat.errors import NotFound, RayplatError
 from rayplat.registry import endpoint_rules
 from rayplat.serve import cluster
@@ -18,6 +17,7 @@ from rayplat.serve.pool import names
 from rayplat.serve.routes import prefix
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, Endpoint, EndpointSpec, check_name
+from rayplat.version import __version__
 
 log = logging.getLogger(__name__)
 

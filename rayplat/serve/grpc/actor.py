@@ -11,13 +11,15 @@ import logging
 import threading
 from typing import Any
 
-from rayplat import __version__, logs
+from rayplat import logs
 from rayplat.errors import PartFailed
 from rayplat.serve.access import Access
 from rayplat.serve.grpc.forwarding import HandleForwarder
 from rayplat.serve.grpc.server import Listen, Service, Terms, build
+from rayplat.serve.pool import names
 from rayplat.serve.registry_link import RegistryLink
 from rayplat.settings import Settings
+from rayplat.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class GrpcServer:
     async def _start(self, wanted: int) -> None:
         serve = self._settings.serve
         access = Access(RegistryLink(), serve.token_cache_s)
-        service = Service(HandleForwarder(), access, Terms(__version__, serve.max_rows))
+        service = Service(HandleForwarder(names.FRONT), access, Terms(__version__, serve.max_rows))
         self._server, self._port = _bound(service, wanted, serve.max_body_bytes)
         await self._server.start()
         self._service = service

@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-from rayplat import __version__
 from rayplat.errors import RayplatError
 from rayplat.serve import cluster, relay
 from rayplat.serve.access import Access
@@ -32,6 +31,7 @@ from rayplat.serve.registry_link import RegistryLink
 from rayplat.serve.tap import ActorSink, InferenceTap
 from rayplat.settings import Settings
 from rayplat.types import EndpointSpec, Logging
+from rayplat.version import __version__
 
 log = logging.getLogger(__name__)
 
