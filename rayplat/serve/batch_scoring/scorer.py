@@ -101,11 +101,11 @@ class Scorer:
         values, good = self._inputs(rows, scored)
         step = self._task.plan.request.batch_rows
         for start in range(0, len(good), step):
-            batch, positions = _sliced(values, start, start + step), good[start : start + step]
-            first = len(scored.good)
-            self._predict(batch, positions, scored)
+            batch, first = _sliced(values, start, start + step), len(scored.good)
+            self._predict(batch, good[start : start + step], scored)
             if self._task.log:
-                self._log((number, start // step), rows, batch, positions, scored, first)
+                answered = list(zip(scored.good[first:], scored.outputs[first:], strict=True))
+                self._log(rows, (number, start // step), (batch, good[start : start + step]), answered)
         table = self._table(number, rows, scored)
         written = self._task.tables.write_files(self._task.plan.request.output, table)
         failed = len(scored.reasons)
@@ -222,15 +222,13 @@ class Scorer:
 
     def _log(
         self,
-        number: tuple[int, int],
         rows: pa.Table,
-        values: Mapping[str, Any],
-        positions: npt.NDArray[np.int64],
-        scored: _Scored,
-        first: int,
+        number: tuple[int, int],
+        asked: tuple[Mapping[str, Any], npt.NDArray[np.int64]],
+        answered: list[tuple[npt.NDArray[np.int64], Mapping[str, Any]]],
     ) -> None:
-        """The answers of a batch (those in ``scored`` from ``first`` on) in the inference log, once however often the
-        part is scored: part and batch number are the writer's epoch and sequence."""
+        """The ``answered`` rows of a batch (positions and outputs) in the inference log, once however often the part is
+        scored: numbers of part and batch are the writer's epoch and sequence. ``asked``: its inputs and positions."""
         import ray
 
         plan, now = self._task.plan, datetime.now(UTC)
@@ -238,8 +236,8 @@ class Scorer:
             plan.model, plan.alias or "", plan.version, plan.digest, plan.generation, plan.started_at, plan.job_id
         )
         records = []
-        for i, good in enumerate(scored.good[first:]):
-            at = np.searchsorted(positions, good)
+        for i, (good, outputs) in enumerate(answered):
+            at = np.searchsorted(asked[1], good)
             keys = rows[plan.entity].take(pa.array(good)).to_pylist() if plan.entity in rows.column_names else None
             records.append(
                 Record(
@@ -250,8 +248,8 @@ class Scorer:
                     head=head,
                     version=plan.version,
                     entity=keys,
-                    inputs={name: taken(column, at) for name, column in values.items()},
-                    outputs=scored.outputs[first + i],
+                    inputs={name: taken(column, at) for name, column in asked[0].items()},
+                    outputs=outputs,
                     latency_ms=float("nan"),
                     status=200,
                     variant=plan.alias or f"v{plan.version}",
