@@ -213,6 +213,26 @@ class LogSettings(_Group):
     compact_files: int = Field(32, ge=2, description="Small files of one day from which on they are joined.")
 
 
+class TracingSettings(_Group):
+    """OpenTelemetry traces of requests to model hosts. A variable holds `headers` as JSON."""
+
+    endpoint: str | None = Field(
+        None, description="OTLP/HTTP address of a collector (http://host:4318/v1/traces); None traces nothing."
+    )
+    sample: float = Field(
+        0.01, ge=0, le=1, description="Share of the requests without a traceparent of their own that are traced."
+    )
+    headers: dict[str, SecretStr] = Field({}, description="Sent to the collector with each export.")
+    service: str = Field("rayplat", min_length=1, description="The traces' `service.name`.")
+    timeout_s: float = Field(5.0, gt=0, description="Longest time in seconds for one export.")
+    flush_s: float = Field(2.0, gt=0, description="How long spans are collected before they are sent, in seconds.")
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _parsed(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+
 class MonitorSettings(_Group):
     """Drift verdicts."""
 
@@ -234,6 +254,7 @@ class Settings(_Group):
     train: TrainSettings = TrainSettings()  # type: ignore[call-arg]
     serve: ServeSettings = ServeSettings()  # type: ignore[call-arg]
     log: LogSettings = LogSettings()  # type: ignore[call-arg]
+    tracing: TracingSettings = TracingSettings()  # type: ignore[call-arg]
     monitor: MonitorSettings = MonitorSettings()  # type: ignore[call-arg]
 
     @property
