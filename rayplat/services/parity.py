@@ -18,7 +18,7 @@ from rayplat.data import parity
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
 from rayplat.registry.record import versions
-from rayplat.serve.log_schema import TABLE
+from rayplat.serve.log_schema import ANSWERED, TABLE
 from rayplat.services.verbs import Context
 from rayplat.types import ModelSpec, ParityReport
 
@@ -72,7 +72,10 @@ def _logged(context: Context, model: str, version: int, sample: Sample) -> pa.Ta
     rows = sample.rows(model, version)
     parts: list[pa.Table] = []
     if TABLE in context.tables.names():
-        for day in _newest_first(context.tables.scan(TABLE).prune(rows)):
+        scan = context.tables.scan(TABLE)
+        if "status" in scan.schema.names:  # a failed request's values were never all looked up
+            rows &= pc.field("status").is_null() | (pc.field("status") == ANSWERED)
+        for day in _newest_first(scan.prune(rows)):
             parts.append(day.table(list(_COLUMNS), rows))
             if sum(part.num_rows for part in parts) >= sample.limit:
                 break
