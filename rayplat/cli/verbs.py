@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -208,7 +209,8 @@ def _parse(name: str, annotation: Any, value: Any) -> Any:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise InvalidInput(name, f"is not valid JSON: {e}") from e
+            file = f"; @{value} for the content of that file" if os.path.isfile(value) else ""
+            raise InvalidInput(name, f"is not valid JSON: {e}{file}") from e
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as e:

@@ -100,3 +100,11 @@ def test_values_with_fields_are_written_as_json(
     assert done.exit_code == 0, done.output
     assert asked[option] == value
     assert not {"pins", "min_approvals"} & asked.keys()
+
+
+def test_a_file_that_is_named_without_its_sign_is_told_how(tmp_path: Path) -> None:
+    (tmp_path / "evidence.json").write_text("{}")
+    done = CliRunner().invoke(app, ["promote", "m", "1", "champion", "--evidence", str(tmp_path / "evidence.json")])
+    assert done.exit_code == 1
+    assert f"@{tmp_path / 'evidence.json'}" in done.output.replace("\n", "")
+    assert CliRunner().invoke(app, ["promote", "m", "1", "champion", "--evidence", "x" * 10_000]).exit_code == 1
