@@ -58,7 +58,5 @@ def actor_status(name: str) -> PartStatus:
         beat = actors.call(name, "heartbeat", timeout_s=10)
     except RayplatError as e:
         return PartStatus(name, "down", str(e))
-    told = sorted(
-        (k for k in beat if k not in ("part", "at")), key=lambda k: k != "audit"
-    )  # first: a table cuts
+    told = sorted((k for k in beat if k not in ("part", "at")), key=lambda k: k != "audit")  # first: a table cuts
     return PartStatus(name, "up", ", ".join(f"{k} {beat[k]}" for k in told))
