@@ -25,7 +25,7 @@ from rayplat.serve import log_schema
 from rayplat.serve.batch_scoring.columns import Reader, output_columns, taken
 from rayplat.serve.batch_scoring.plan import OWN_COLUMNS, Plan
 from rayplat.serve.log_schema import Record
-from rayplat.serve.ports import Loader
+from rayplat.serve.ports import Loader, LoadedVersion
 from rayplat.types import AliasHead
 
 if TYPE_CHECKING:
@@ -75,12 +75,18 @@ class _Scored:
 
 
 class Scorer:
-    """Loads the model once; called with a table of one part, it scores the part."""
+    """Loads the model once; called with a table of one part, it scores the part. A model that does not load is told of
+    by the first call: what an actor's constructor raises reaches the driver as text only."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         plan = task.plan
-        self._loaded = task.loader.load(plan.model, plan.version, plan.digest)
+        self._loaded: LoadedVersion
+        self._failure: Exception | None = None
+        try:
+            self._loaded = task.loader.load(plan.model, plan.version, plan.digest)
+        except Exception as e:  # noqa: BLE001 - raised again by `part`
+            self._failure = e
         self._reader: Reader | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -95,6 +101,8 @@ class Scorer:
 
     def part(self, number: int, rows: pa.Table | None = None) -> Done:
         """Score one part and write it."""
+        if self._failure is not None:
+            raise self._failure
         began, began_at = time.perf_counter(), time.time()
         rows = self._read(number) if rows is None else self._completed(rows)
         scored = _Scored()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from rayplat.data.tables import Tables
-from rayplat.errors import InvalidInput, InvalidName, SchemaMismatch
+from rayplat.errors import Corrupt, InvalidInput, InvalidName, SchemaMismatch
 from rayplat.serve.batch_scoring.plan import Plan, ScoreRequest
 from rayplat.serve.batch_scoring.scorer import Scorer, Task
 from rayplat.settings import Settings
@@ -140,3 +140,9 @@ def test_a_key_may_not_have_the_name_of_an_output(tables: Tables) -> None:
     scorer = Scorer(_task(tables, data, replace(REQUEST, keys=("y",))))
     with pytest.raises(InvalidInput, match="'y' is an output"):
         scorer.part(0)
+
+
+def test_a_model_that_does_not_load_is_told_of_by_the_first_part(tables: Tables) -> None:
+    scorer = Scorer(replace(_task(tables, numbers(5)), loader=TwiceLoader(broken=True)))
+    with pytest.raises(Corrupt, match="version 1"):
+        scorer(pa.table({"part": [0]}))
