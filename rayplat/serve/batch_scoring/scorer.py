@@ -25,7 +25,7 @@ from rayplat.serve import log_schema
 from rayplat.serve.batch_scoring.columns import Reader, output_columns, taken
 from rayplat.serve.batch_scoring.plan import OWN_COLUMNS, Plan
 from rayplat.serve.log_schema import Record
-from rayplat.serve.ports import Loader, LoadedVersion
+from rayplat.serve.ports import LoadedVersion, Loader
 from rayplat.types import AliasHead
 
 if TYPE_CHECKING:
