@@ -142,6 +142,8 @@ def _inputs(value: Any) -> Frame:
 
 def _of_rows(rows: list[Any], where: str) -> Frame:
     """Columns of objects; what an object lacks is missing."""
+    if len(rows) == 1 and isinstance(rows[0], dict):
+        return Frame({name: [value] for name, value in rows[0].items()}, table=True)
     names: dict[str, None] = {}
     for i, row in enumerate(rows):
         if not isinstance(row, dict):

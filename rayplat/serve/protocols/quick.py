@@ -65,10 +65,12 @@ def columns(signature: Signature, given: dict[str, list[Any]], rows: int) -> dic
     plan = known[1] if known is not None and known[0] is signature else _planned(signature)
     if plan.dtype is None or plan.texts or list(given) != plan.names:
         return None
-    values = list(given.values())
-    for name, column in given.items():
-        low, high = plan.numbers[name]
-        if not set(map(type, column)) <= _NUMBERS or not _within(column, low, high):
+    values, ranges = list(given.values()), plan.numbers.values()
+    for column, (low, high) in zip(values, ranges, strict=True):
+        if rows == 1:
+            if type(column[0]) not in _NUMBERS or not low <= column[0] <= high:
+                return None
+        elif not set(map(type, column)) <= _NUMBERS or not _within(column, low, high):
             return None
     block = np.array(values, dtype=plan.dtype).reshape(len(values), rows)
     return dict(zip(plan.names, block, strict=True))
