@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from rayplat import __version__, identity
 from rayplat.api import repository, transfers
 from rayplat.api.routes import register
 from rayplat.errors import BadRequest, InvalidInput, RayplatError, TooLarge, Unauthenticated
+from rayplat.serve.metrics import CONTENT_TYPE
 from rayplat.services.catalog import NOUNS
 from rayplat.services.spool import PART_BYTES
 from rayplat.services.verbs import Context
@@ -31,10 +32,12 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "generate"
 
 @dataclass(frozen=True)
 class Backend:
-    """What the application needs: the context (its principal is replaced per request), and who a secret belongs to."""
+    """What the application needs: the context (its principal is replaced per request), who a secret belongs to, and
+    the page for Prometheus."""
 
     context: Context
     authenticate: Callable[[str], Principal | None]
+    metrics: Callable[[], str] = str
 
 
 def build(backend: Backend) -> FastAPI:
@@ -70,6 +73,13 @@ def build(backend: Backend) -> FastAPI:
     app.include_router(api)
     repository.register(app, context_for)
     _add_model_routes(app, caller)
+
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    def metrics(request: Request, _: Annotated[Any, Depends(bearer)]) -> Response:
+        """What every model host counts, for Prometheus."""
+        caller(request)
+        return Response(backend.metrics(), media_type=CONTENT_TYPE)
+
     _add_error_handlers(app)
     app.middleware("http")(_limit_body)
     return app

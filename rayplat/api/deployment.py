@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from rayplat import identity
 from rayplat.errors import PartFailed
 from rayplat.platform import processes
 from rayplat.settings import Settings
@@ -18,24 +17,16 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     from rayplat import logs
     from rayplat.api.app import Backend, build
     from rayplat.api.entry import Entry
+    from rayplat.serve import access, scrape
     from rayplat.serve.pool import start as pool
     from rayplat.services import local
 
     logs.set_up()
     nobody = Principal("nobody", Role.VIEWER)
     context = local.context(settings, mlflow_url, serve_url, nobody)
-    checked = identity.TokenCache(settings.serve.token_cache_s)
     ask = local.authenticator(settings, context.registry)
-
-    def authenticate(secret: str) -> Principal | None:
-        known = checked.get(secret)
-        if known is None:
-            known = ask(secret)
-            if known is not None:
-                checked.put(secret, known)
-        return known
-
-    return Entry(build(Backend(context, authenticate)), pool.front(settings))
+    authenticate = access.remembering(ask, settings.serve.token_cache_s)
+    return Entry(build(Backend(context, authenticate, scrape.Scrape().page)), pool.front(settings))
 
 
 def run_control(name: str, settings: Settings, port: int, serve_url: str, mlflow_url: str) -> None:

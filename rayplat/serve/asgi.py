@@ -19,7 +19,7 @@ from rayplat.identity import hash_token
 from rayplat.serve.access import PREDICT, Access
 from rayplat.serve.dataplane import DataPlane, Serving
 from rayplat.serve.http import ClientGoneError, Exchange, Header, Receive, Scope, Send
-from rayplat.serve.metrics import HostMetrics
+from rayplat.serve.metrics import CONTENT_TYPE, HostMetrics
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.protocols import mlflow, openapi, strict_json, v2
 from rayplat.serve.rate import RateLimit
@@ -54,6 +54,7 @@ class HttpApp:
             "ready": self._ready,
             "openapi": self._openapi,
         }
+        self.page: Callable[[], str] = str  # what Prometheus reads; the host sets it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
@@ -77,7 +78,8 @@ class HttpApp:
         principal: Principal | None = None
         if found.action not in _OPEN:
             secret = exchange.header(b"authorization")
-            principal = await self._access.principal(secret, PREDICT, self._spec.public)
+            public = self._spec.public and found.action != "metrics"
+            principal = await self._access.principal(secret, PREDICT, public)
             if self._rate is not None:
                 self._take(self._rate, secret, principal)
         if exchange.method not in found.methods:
@@ -90,6 +92,8 @@ class HttpApp:
             await exchange.answer(200, mlflow.PING)
         elif found.action == "version":
             await exchange.answer(200, mlflow.version(), (b"content-type", b"text/plain"))
+        elif found.action == "metrics":
+            await exchange.answer(200, self.page().encode(), (b"content-type", CONTENT_TYPE.encode()))
         else:
             await self._actions[found.action](exchange, found, principal)
 
@@ -171,7 +175,7 @@ class HttpApp:
             principal=principal,
             target=exchange.header(TARGET_HEADER) if releasing else None,
             deadline=now + (limit_s if wanted_s is None else min(wanted_s, limit_s)),
-            headers=exchange.headers() if releasing else {},
+            headers=exchange.headers() if releasing is not None and releasing.release.generation else {},
             traceparent=exchange.header(b"traceparent"),
         )
 
@@ -190,6 +194,11 @@ class HttpApp:
         serving = await self._plane.serving(found.version)
         document = openapi.document(serving.loaded, self._route, self._spec.alias, public=self._spec.public)
         return await exchange.answer(200, document)
+
+    @property
+    def rate_limited(self) -> int:
+        """Requests refused because their token sent too many."""
+        return self._rate.refused if self._rate is not None else 0
 
     # --- refusals -------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.log_schema import Record
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
+from rayplat.serve.tracing import Tracing, step, traced
 from rayplat.types import AliasHead, EndpointSpec, Release
 
 _SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood
@@ -95,6 +96,7 @@ class Serving:
     head: AliasHead
     loaded: LoadedVersion
     role: str = PRIMARY
+    came_here: bool = True  # else it is counted by the host that it came to
 
     @property
     def variant(self) -> str:
@@ -117,6 +119,7 @@ class DataPlane:
         self._spec, self._computing = spec, computing
         self._follower, self._pinned = versions
         self._tap, self._counts, self._releasing = tap, counts, releasing
+        self.tracing: Tracing | None = None
         self._redact = frozenset(spec.log.redact)
         self._blocking = ThreadPoolExecutor(4, thread_name_prefix="lookup")
         self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
@@ -157,18 +160,24 @@ class DataPlane:
     async def infer(self, request: InferRequest, call: Call, serving: Serving) -> Answer:
         """The answer to a request that was parsed by ``serving``'s signature. Every failure is an error of our tree,
         and is in the log beside the answers."""
+        if self.tracing is not None:
+            return await traced(self.tracing, call, self._infer(request, call, serving))
+        return await self._infer(request, call, serving)
+
+    async def _infer(self, request: InferRequest, call: Call, serving: Serving) -> Answer:
         began = time.perf_counter()
+        role = serving.role
         shadows: tuple[str, ...] = ()
         releasing = self._releasing
         if serving.role == PRIMARY and releasing is not None and (releasing.release.generation or call.target):
             decision = releasing.decide(request, call)
-            shadows = decision.shadows
+            role, shadows = decision.role, decision.shadows
             if decision.target is not None:
                 elsewhere = (releasing, decision.target, decision.role)
                 answer = await self._elsewhere(elsewhere, request, call, serving, began)
                 releasing.offer(shadows, request, call)
                 return answer
-        answer = await self._here(request, call, serving, serving.role, began)
+        answer = await self._here(request, call, serving, role, began)
         if shadows and releasing is not None:
             releasing.offer(shadows, request, call)
         return answer
@@ -176,7 +185,12 @@ class DataPlane:
     async def infer_as(self, role: str, request: InferRequest, call: Call) -> Answer:
         """The same for another host's request: this host's alias answers, under the role it was sent with."""
         current = self._follower.current
-        return await self._here(request, call, Serving(current.head, current.loaded), role, time.perf_counter())
+        here = self._here(
+            request, call, Serving(current.head, current.loaded, came_here=False), role, time.perf_counter()
+        )
+        if self.tracing is not None and role != SHADOW:
+            return await traced(self.tracing, call, here)
+        return await here
 
     async def _elsewhere(
         self,
@@ -209,7 +223,12 @@ class DataPlane:
         try:
             if request.entity is not None and len(columns) < len(loaded.signature.inputs):
                 columns = await self._looked_up(loaded, request, at, call.deadline)
+            looked_up = time.perf_counter()
             outputs = await self._computing.run(loaded, columns, request.rows, request.params, call.deadline)
+            if self.tracing is not None:
+                if columns is not request.inputs:
+                    step("features", began, looked_up, rows=request.rows)
+                step("predict", looked_up, time.perf_counter(), rows=request.rows)
             if loaded.spec is not None:
                 _all_finite(loaded, outputs)
         except RayplatError as e:
@@ -241,7 +260,7 @@ class DataPlane:
         """Count it and hand it to the log; its latency in milliseconds."""
         role, at, columns, outputs, began, status = done
         latency_ms = (time.perf_counter() - began) * 1000
-        if self._counts is not None and role in (PRIMARY, PINNED):  # the others are counted by the host they came to
+        if self._counts is not None and serving.came_here:
             self._counts.answered(serving.variant, serving.loaded.version, status, latency_ms)
         if self._tap is not None and status != _SHED:
             self._tap.record(
@@ -259,10 +278,15 @@ class DataPlane:
                     status=status,
                     variant=serving.variant,
                     role=role,
-                    redact=self._redact,
+                    redact=self._redacted(serving.loaded),
                 )
             )
         return latency_ms
+
+    def _redacted(self, loaded: LoadedVersion) -> frozenset[str]:
+        """The fields that stay out of the log; the log knows the join key as ``entity``."""
+        redact = self._redact
+        return redact | {"entity"} if redact and not redact.isdisjoint(loaded.signature.keys) else redact
 
     def _count(self, variant: str, version: int, status: int, began: float) -> None:
         if self._counts is not None:

@@ -24,6 +24,7 @@ from rayplat.serve.http import Receive, Scope, Send
 from rayplat.serve.metrics import HostMetrics
 from rayplat.serve.ports import Loader, RegistryPort
 from rayplat.serve.tap import InferenceTap
+from rayplat.serve.tracing import Tracing
 from rayplat.settings import ServeSettings
 from rayplat.types import EndpointSpec
 
@@ -54,6 +55,7 @@ class Parts:
     tap: InferenceTap | None = None
     releasing: Release | None = None
     access: Access | None = None
+    tracing: Tracing | None = None
 
 
 class ModelHost:
@@ -75,8 +77,10 @@ class ModelHost:
             counts=self._metrics if parts.releasing is None else parts.releasing.counting(self._metrics),
             releasing=parts.releasing,
         )
+        self.plane.tracing = parts.tracing
         access = parts.access or Access(parts.registry, settings.token_cache_s)
         self._app = HttpApp(settings, spec, self.plane, access, self._metrics)
+        self._app.page = self.metrics
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -126,8 +130,8 @@ class ModelHost:
             return forwarding.pack_error(PartFailed("the answer", "an internal error, see the host's log"))
 
     async def infer_remote(self, packed: bytes) -> bytes:
-        """The answer to a client's request that came to the gRPC server: ``packed`` is a pickle of (request, call, exact
-        version or None). It goes the way of a request that came here; the server has checked who asks."""
+        """The answer to a client's request that came to the gRPC server: ``packed`` is a pickle of (request, call,
+        exact version or None). It goes the way of a request that came here; the server has checked who asks."""
         request, call, version = pickle.loads(packed)
         try:
             serving = await self.plane.serving(version)
@@ -146,8 +150,8 @@ class ModelHost:
                 await self.plane.infer_as(SHADOW, request, fresh)
 
     async def describe(self, version: int | None = None) -> bytes:
-        """A pickle of (True, (`LoadedVersion` without what computes, every loaded version, how it is served)) or (False,
-        our error)."""
+        """A pickle of (True, (`LoadedVersion` without what computes, every loaded version, how it is served)) or
+        (False, our error)."""
         try:
             serving = await self.plane.serving(version)
             return pickle.dumps((True, (serving.loaded.described(), self.plane.versions(), self._spec)))
@@ -170,6 +174,7 @@ class ModelHost:
             "load_s": self._follower.load_s,
             "failure": self._follower.failure,
             "queue": self._batcher.stats(),
+            "rate_limited": self._app.rate_limited,
             "release": self._parts.releasing.stats() if self._parts.releasing is not None else None,
             "log": self._parts.tap.stats() if self._parts.tap is not None else None,
         }

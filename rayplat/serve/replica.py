@@ -13,6 +13,7 @@ from rayplat.serve.host import ModelHost, Parts, Release
 from rayplat.serve.live import LiveHost, registry_for
 from rayplat.serve.registry_link import RegistryLink
 from rayplat.serve.routes import DEFAULT_ALIAS, prefix
+from rayplat.serve.tracing import Tracing
 from rayplat.settings import Settings
 from rayplat.types import EndpointSpec
 
@@ -32,6 +33,7 @@ class Replica:
         self._settings, self._spec = settings, spec
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._link, self._loader = RegistryLink(), VersionLoader(settings)
+        self._tracing = Tracing.of(settings.tracing)
         self._live: LiveHost
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -99,7 +101,8 @@ class Replica:
 
         settings = self._settings
         tap = InferenceTap(ActorSink(), settings.log, self._replica, spec.log, spool.folder(settings))
-        parts = Parts(registry_for(spec, self._link), self._loader, tap, self._releasing(spec))
+        registry, releasing = registry_for(spec, self._link), self._releasing(spec)
+        parts = Parts(registry, self._loader, tap, releasing, tracing=self._tracing)
         return ModelHost(settings.serve, spec, self._replica, parts)
 
     def _releasing(self, spec: EndpointSpec) -> Release | None:

@@ -24,6 +24,7 @@ _ACTIONS = {
     "generate_stream": "stream",
     "explain": "explain",
     "openapi.json": "openapi",
+    "metrics": "metrics",
     "invocations": "invocations",
     "ping": "ping",
     "health": "ping",

@@ -12,10 +12,12 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
-from rayplat.errors import PartFailed
+from rayplat.errors import PartFailed, RayplatError
+from rayplat.serve.request import Answer, Call
 from rayplat.settings import TracingSettings
 from rayplat.version import __version__
 
@@ -23,6 +25,8 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-
 _SAMPLED = 1
 
 Attribute = str | int | float | bool
+
+_CURRENT: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 class Trace:
@@ -117,3 +121,33 @@ class Tracing:
     def _epoch(self, moment: float) -> int:
         """Nanoseconds since 1970 of a `time.perf_counter` moment."""
         return int((moment + self._offset_s) * 1e9)
+
+
+async def traced(tracing: Tracing, call: Call, answering: Coroutine[Any, Any, Answer]) -> Answer:
+    """What ``answering`` gives, in a trace of ``call`` if it is one that is traced; other hosts hang theirs below."""
+    trace = tracing.begin(call.traceparent)
+    if trace is None:
+        return await answering
+    call.traceparent = trace.traceparent
+    token = _CURRENT.set(trace)
+    status, named = 500, {"rayplat.request_id": call.request_id}
+    try:
+        answer = await answering
+        status = 200
+        loaded = answer.loaded
+        named |= {"rayplat.model": loaded.model, "rayplat.alias": answer.head.alias, "rayplat.variant": answer.variant}
+        named["rayplat.version"] = str(loaded.version)
+        return answer
+    except RayplatError as e:
+        status = e.http_status
+        raise
+    finally:
+        _CURRENT.reset(token)
+        trace.end(status, **named)
+
+
+def step(name: str, began: float, ended: float, **attributes: Attribute) -> None:
+    """A part of the request that this task answers, if that is traced. `time.perf_counter` seconds."""
+    trace = _CURRENT.get()
+    if trace is not None:
+        trace.step(name, began, ended, **attributes)

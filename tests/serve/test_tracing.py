@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import threading
 import time
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from rayplat import settings as settings_module
 from rayplat.serve.tracing import Tracing
 from rayplat.settings import TracingSettings
+from tests.serve.fakes import bench
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -123,3 +125,23 @@ def test_a_collector_that_is_away_costs_no_answer() -> None:
         assert trace is not None
         trace.end(200)
     assert time.perf_counter() - began < 2
+
+
+def test_a_host_traces_request_features_and_prediction() -> None:
+    async def go() -> None:
+        b = await bench()
+        try:
+            b.host.plane.tracing, kept = in_memory()
+            assert (await b.client.infer(["F1"])).status == 200
+            spans = {s.name: s for s in kept.get_finished_spans()}
+            assert set(spans) == {"features", "predict", "infer"}
+            assert spans["infer"].attributes["rayplat.version"] == "1"
+            assert spans["features"].end_time <= spans["predict"].end_time <= spans["infer"].end_time
+            kept.clear()
+            assert (await b.client.infer(["X9"])).status == 422
+            (failed,) = kept.get_finished_spans()
+            assert failed.attributes["http.response.status_code"] == 422
+        finally:
+            await b.host.stop()
+
+    asyncio.run(go())

@@ -29,6 +29,7 @@ from rayplat.serve.pool.worker import Loading, PoolWorker
 from rayplat.serve.reach import HandleReach
 from rayplat.serve.registry_link import RegistryLink
 from rayplat.serve.tap import ActorSink, InferenceTap
+from rayplat.serve.tracing import Tracing
 from rayplat.settings import Settings
 from rayplat.types import EndpointSpec, Logging
 from rayplat.version import __version__
@@ -292,6 +293,7 @@ class _Worker:
             serve = self._settings.serve
             self._aliases = SharedAliases(self._link, serve.poll_s)
             self._access = Access(self._link, serve.token_cache_s)
+            self._tracing = Tracing.of(self._settings.tracing)
             self._aliases.start()
             limits = Limits(serve.pool_models, serve.pool_bytes)
             self._pool = pool = PoolWorker(
@@ -310,5 +312,5 @@ class _Worker:
     def _host(self, spec: EndpointSpec) -> ModelHost:
         tap = cast(InferenceTap, self._taps.of(spec.log))
         registry = registry_for(spec, self._aliases)
-        parts = Parts(registry, self._loader, tap, access=self._access)
+        parts = Parts(registry, self._loader, tap, access=self._access, tracing=self._tracing)
         return ModelHost(self._settings.serve, spec, self._replica, parts)
