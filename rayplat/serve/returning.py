@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from rayplat.serve.cost import CostCurve
 
-_LEARN = 8  # calls that what is learned looks back on
+_LEARN = 4  # calls that what is learned looks back on
 _LATE = 1.5  # times the usual: then the rest is not coming
 
 
@@ -46,9 +46,11 @@ class Returning:
 
     def pause_s(self, curve: CostCurve, rows: int, requests: int, now: float) -> float:
         """How long the ``requests`` that wait (of ``rows`` rows) should wait for more; 0 to begin."""
-        expected = self._share * self._members - self._came
-        left_s = self._after_s * _LATE - (now - self._at)
-        if expected < 0.5 or left_s <= 0:
+        expected = self._share * (self._members - self._came)
+        gone_s = now - self._at
+        until_s = self._after_s * _LATE - gone_s
+        if expected < 0.5 or until_s <= 0:
             return 0.0
+        left_s = max(self._after_s - gone_s, self._after_s / 10)
         gain = expected * (curve.fixed_s - curve.row_s * rows)
-        return left_s if gain > (requests + expected) * left_s else 0.0
+        return until_s if gain > (requests + expected) * left_s else 0.0
