@@ -6,21 +6,29 @@ import json
 import logging
 import re
 import sys
+from typing import TextIO
 
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _PLAIN = re.compile(r"[^\s\"'=]+")
 
 
-def set_up(level: int = logging.INFO) -> None:
-    """One line per record on stderr: time, level, logger, message, fields. Calling it twice changes nothing."""
+def set_up(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """One line per record on ``stream`` (default: stderr): time, level, logger, message, fields. Calling it twice
+    changes nothing."""
     root = logging.getLogger("rayplat")
     if root.handlers:
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(FieldsFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root.addHandler(handler)
     root.setLevel(level)
     root.propagate = False
+
+
+def set_up_in_replica() -> None:
+    """`set_up` in a replica of Ray Serve, which puts a logger of its own in the place of stderr: at the level that keeps
+    Serve itself quiet it would drop all that a host says. The lines go to the process's stderr, like an actor's."""
+    set_up(stream=sys.__stderr__)
 
 
 def set_up_in_actor() -> None:

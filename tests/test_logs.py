@@ -68,6 +68,20 @@ def test_set_up_is_done_once_and_writes_fields(monkeypatch: pytest.MonkeyPatch) 
     assert out.getvalue().count("rayplat.some m table_version=7\n") == 1
 
 
+def test_a_replica_writes_past_what_serve_has_put_in_the_place_of_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, serves, own = logging.getLogger("rayplat"), io.StringIO(), io.StringIO()
+    before = root.handlers, root.level, root.propagate
+    monkeypatch.setattr(sys, "stderr", serves)
+    monkeypatch.setattr(sys, "__stderr__", own)
+    root.handlers = []
+    try:
+        logs.set_up_in_replica()
+        logging.getLogger("rayplat.some").info("m")
+    finally:
+        root.handlers, root.level, root.propagate = before
+    assert (serves.getvalue(), own.getvalue().count("rayplat.some m\n")) == ("", 1)
+
+
 def test_outside_of_an_actor_nothing_is_set_up() -> None:
     before = list(logging.getLogger("rayplat").handlers)
     logs.set_up_in_actor()

@@ -21,7 +21,7 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     from rayplat.serve.pool import start as pool
     from rayplat.services import local
 
-    logs.set_up()
+    logs.set_up_in_replica()
     nobody = Principal("nobody", Role.VIEWER)
     context = local.context(settings, mlflow_url, serve_url, nobody)
     ask = local.authenticator(settings, context.registry)

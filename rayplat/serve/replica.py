@@ -29,7 +29,7 @@ class Replica:
         from rayplat import logs
         from rayplat.serve.loader import VersionLoader
 
-        logs.set_up()
+        logs.set_up_in_replica()
         self._settings, self._spec = settings, spec
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._link, self._loader = RegistryLink(), VersionLoader(settings)

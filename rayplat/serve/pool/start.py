@@ -158,7 +158,7 @@ class _Front:
     def __init__(self, settings: Settings) -> None:
         from rayplat import logs
 
-        logs.set_up()
+        logs.set_up_in_replica()
         self._settings = settings
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -199,7 +199,7 @@ class _Worker:
         from rayplat.serve import spool
         from rayplat.serve.loader import VersionLoader
 
-        logs.set_up()
+        logs.set_up_in_replica()
         sys.setswitchinterval(_SWITCH_S)
         self._settings, self._name = settings, name
         self._replica = serve.get_replica_context().replica_id.unique_id
