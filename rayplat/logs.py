@@ -26,8 +26,8 @@ def set_up(level: int = logging.INFO, stream: TextIO | None = None) -> None:
 
 
 def set_up_in_replica() -> None:
-    """`set_up` in a replica of Ray Serve, which puts a logger of its own in the place of stderr: at the level that keeps
-    Serve itself quiet it would drop all that a host says. The lines go to the process's stderr, like an actor's."""
+    """`set_up` in a replica of Ray Serve, which puts a logger of its own in the place of stderr. At the level that
+    keeps Serve itself quiet it drops all that a host says. So the lines go to the process's stderr, like an actor's."""
     set_up(stream=sys.__stderr__)
 
 
