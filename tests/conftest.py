@@ -68,8 +68,10 @@ def _head() -> Iterator[tuple[Path, str]]:
         ray={"num_cpus": 2, "object_store_bytes": 512 << 20, "gcs_port": 6700, "dashboard_port": 8700},
     )
     mark = new_state().mark
+    separate = os.environ.pop("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP")  # this process's affair: no host runs so
     try:
         address, _ = ray_node.start_head(settings, mark)
+        os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = separate
         yield _HOME, address
     finally:
         import ray

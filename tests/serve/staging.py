@@ -41,10 +41,10 @@ class Stage:
     def promote(self, version: int) -> AliasHead:
         return self.registry.write(aliases.set, MODEL, "champion", version, by=ANN)
 
-    def logged(self) -> list[str]:
-        table = Tables(self.settings.tables_uri).read(log_schema.TABLE, columns=["request_id"])
-        found: list[str] = table.column("request_id").to_pylist()
-        return found
+    def logged(self, status: int = 200) -> list[str]:
+        """The ids of the requests that were answered with ``status``, as the log has them."""
+        rows = Tables(self.settings.tables_uri).read(log_schema.TABLE, columns=["request_id", "status"]).to_pylist()
+        return [row["request_id"] for row in rows if row["status"] == status]
 
 
 @contextmanager

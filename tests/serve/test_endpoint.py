@@ -90,6 +90,7 @@ def test_a_served_alias_from_deployment_to_removal(stage: Stage) -> None:
     assert deploy.endpoints(stage.url) == []
     assert set(last) <= set(stage.logged())
     assert len(stage.logged()) == len(load.answered) + 1 + len(last)
+    assert stage.logged(422) == [unknown.headers["x-request-id"]]
     with pytest.raises(NotFound):
         deploy.remove(MODEL, "champion")
     refuses_what_has_no_room(stage)
