@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -294,7 +294,7 @@ class DataPlane:
 
     # --- streams and explanations ---------------------------------------------------------------------
 
-    async def stream(self, request: InferRequest, call: Call, serving: Serving) -> AsyncIterator[Answer]:
+    async def stream(self, request: InferRequest, call: Call, serving: Serving) -> AsyncGenerator[Answer, None]:
         """The answer in pieces, as the model gives them. The model runs in a thread and stops with its reader."""
         loaded = serving.loaded
         if loaded.streamer is None:

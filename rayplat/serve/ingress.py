@@ -8,6 +8,7 @@ Serve counts the requests for it.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from rayplat.serve.http import Receive, Scope, Send
@@ -16,7 +17,7 @@ IMPORT_PATH = "rayplat.serve.ingress:middlewares"
 
 
 class Application(Protocol):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    def __call__(self, scope: Scope, receive: Receive, send: Send, /) -> Awaitable[None]: ...
 
 
 _hosted: tuple[str, Application] | None = None
