@@ -12,6 +12,7 @@ INLINE_ROWS = 32
 
 _KEEP = 0.98  # weight of what is known when a point is added: the last 50 count
 _OUTLIER = 5.0
+_RISE = 3.0
 _ENOUGH = 8  # points from which on one can be called an outlier
 _EFFICIENT = 0.95
 
@@ -54,7 +55,8 @@ class CostCurve:
         if rows <= INLINE_ROWS:
             size = rows.bit_length()
             floor = self._floors[size]
-            self._floors[size] = seconds if floor == 0.0 or seconds < floor else floor + (seconds - floor) / 20
+            rise = (min(seconds, _RISE * floor) - floor) / 20  # one call that was interrupted tells next to nothing
+            self._floors[size] = seconds if floor == 0.0 or seconds < floor else floor + rise
 
     def inline(self, rows: int) -> bool:
         """Whether a call with ``rows`` rows is so quick that it may run on the event loop."""
