@@ -6,6 +6,7 @@ Blocking calls, for processes that are no Serve replicas. Knows nothing of model
 from __future__ import annotations
 
 import re
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from rayplat.errors import PartFailed, Unschedulable
 
 _UNSCHEDULABLE_S = 6.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY", "gone")
+
+_handles: dict[str, Any] = {}  # by the id of the one that Serve keeps, which is another after a restart of Serve
+_lock = threading.Lock()
 
 
 def applications() -> dict[str, dict[str, Any]]:
@@ -44,12 +48,20 @@ def live_replicas(details: dict[str, Any]) -> list[str]:
 
 
 def handle(name: str) -> Any:
-    """The handle of an application for a plain thread."""
-    from ray import serve
+    """The handle of an application for any thread or loop. Raises Serve's error where there is no such application.
 
-    found: Any = serve.get_app_handle(name)
-    if not found.is_initialized:
-        found._init(_run_router_in_separate_loop=True)  # callers are plain threads, without an event loop
+    Not the one that Serve keeps for the process: that one belongs to the event loop that calls it first.
+    """
+    from ray import serve
+    from ray.serve.handle import DeploymentHandle
+
+    known: Any = serve.get_app_handle(name)
+    with _lock:
+        found = _handles.get(known.handle_id)
+        if found is None:
+            found = DeploymentHandle(known.deployment_name, known.app_name)
+            found._init(_run_router_in_separate_loop=True)
+            _handles[known.handle_id] = found
     return found
 
 

@@ -20,7 +20,7 @@ from rayplat.errors import RayplatError
 from rayplat.serve import forwarding
 from rayplat.serve.forwarding import Copy
 from rayplat.serve.request import Call, InferRequest
-from rayplat.serve.variants import HandleSender, Send
+from rayplat.serve.variants import Send, thread_sender
 from rayplat.types import Release, Shadow
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Shadows:
     The thread starts with the first copy, and is a daemon: it keeps no process alive.
     """
 
-    def __init__(self, model: str, sender: Callable[[str], Send] = HandleSender, every_s: float = EVERY_S) -> None:
+    def __init__(self, model: str, sender: Callable[[str], Send] = thread_sender, every_s: float = EVERY_S) -> None:
         self._model, self._sender, self._every_s = model, sender, every_s
         self._inbox: deque[tuple[tuple[str, ...], InferRequest, Call]] = deque()
         self._missed = 0

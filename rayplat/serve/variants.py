@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rayplat.errors import DeadlineExceeded, Overloaded, RayplatError, Unavailable
-from rayplat.serve import deploy, forwarding
+from rayplat.serve import cluster, deploy, forwarding
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
 
@@ -116,7 +116,8 @@ class Variants:
 
 
 class HandleSender:
-    """`Send` over Serve handles. Belongs to one event loop; a handle is looked up once, and anew after a failure."""
+    """`Send` over Serve handles. Belongs to one event loop; a handle is looked up once, and anew after a failure.
+    ``find`` defaults to the handles that Serve keeps for the process: for the host's own loop."""
 
     def __init__(self, model: str, find: Callable[[str], Any | None] | None = None) -> None:
         self._model, self._find = model, find or _app_handle
@@ -173,12 +174,22 @@ class HandleSender:
         return handle
 
 
+def thread_sender(model: str) -> HandleSender:
+    """A sender that shares nothing with the one of the process's own event loop."""
+    return HandleSender(model, lambda name: _found(cluster.handle, name))
+
+
 def _app_handle(name: str) -> Any | None:
-    """The handle of a Serve application, None where there is none. Blocks for one call to the controller."""
     from ray import serve
+
+    return _found(serve.get_app_handle, name)
+
+
+def _found(find: Callable[[str], Any], name: str) -> Any | None:
+    """The handle of a Serve application, None where there is none. Blocks for one call to the controller."""
     from ray.serve.exceptions import RayServeException
 
     try:
-        return serve.get_app_handle(name)
+        return find(name)
     except RayServeException:
         return None
