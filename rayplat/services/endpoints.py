@@ -41,8 +41,10 @@ class Endpoints(Noun):
         public: bool | None = None,
         default: bool | None = None,
     ) -> Endpoint:
-        """Serve an alias; it is ready when this returns. Options that are not given stay as they are, or are as by
-        default; doing it again changes nothing."""
+        """Serve an alias; it is ready when this returns.
+
+        Options that are not given stay as they are, or are as by default; doing it again changes nothing.
+        """
         before = self._context.registry.read(endpoints.find, model, alias) or EndpointSpec(model, alias)
         wanted = changed(
             before,
