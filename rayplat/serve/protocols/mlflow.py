@@ -201,6 +201,8 @@ def _unnamed(signature: Signature) -> bool:
 
 def _inferred(values: list[Any]) -> Any:
     """For a model that declares nothing: an array where the values are numbers or nested lists of them, else a list."""
+    if mlflow_casts.has_text(values):  # numpy would give each of them the room of the longest
+        return list(values)
     try:
         found = np.array(values)
     except ValueError:

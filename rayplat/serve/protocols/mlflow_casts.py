@@ -23,6 +23,8 @@ from rayplat.serve.protocols.strict_json import short, type_name
 from rayplat.types import TensorSpec
 from rayplat.types.signature import FLOATS
 
+_MOST_DIMENSIONS = 32
+
 
 def column(rules: Rules, values: Sequence[Any], *, table: bool, strict: bool) -> Any:
     """One column as the model takes it. ``table``: it came in a data frame. ``strict``: nothing is cast. Raises
@@ -101,7 +103,7 @@ def _cast(name: str, values: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 def _objects(spec: TensorSpec, values: Any) -> npt.NDArray[Any]:
     """An array of text in the shape that the nesting has."""
     try:
-        shape = np.array(values, dtype=np.str_).shape
+        shape = _nesting(values)
     except ValueError as e:
         raise InvalidInput(f"inputs.{short(spec.name)}", f"is no array of one shape: {short(e)}") from None
     flat: Any = values
@@ -110,6 +112,33 @@ def _objects(spec: TensorSpec, values: Any) -> npt.NDArray[Any]:
     found = np.empty(len(flat) if shape else 1, dtype=object)
     found[:] = _texts(spec, flat if shape else [flat], table=False)
     return found.reshape(shape or (1,))
+
+
+def _nesting(values: Any) -> tuple[int, ...]:
+    """The shape of evenly nested lists. numpy would tell it by making an array in which each text takes as much memory
+    as the longest one. Raises ValueError for uneven ones."""
+    shape: list[int] = []
+    level = [values]
+    while level and all(isinstance(item, list) for item in level):
+        sizes = set(map(len, level))
+        if len(sizes) > 1 or len(shape) == _MOST_DIMENSIONS:
+            raise ValueError(f"lists of different lengths, or too deep, in dimension {len(shape)}")
+        shape.append(sizes.pop())
+        level = [item for part in level for item in part]
+    if any(isinstance(item, list) for item in level):
+        raise ValueError(f"single values beside lists in dimension {len(shape)}")
+    return tuple(shape)
+
+
+def has_text(values: Any) -> bool:
+    """Whether there is text in nested lists."""
+    level = [values]
+    while level:
+        kinds = set(map(type, level))
+        if str in kinds:
+            return True
+        level = [item for part in level if isinstance(part, list) for item in part]
+    return False
 
 
 def _texts(spec: TensorSpec, values: Sequence[Any], table: bool) -> list[Any]:

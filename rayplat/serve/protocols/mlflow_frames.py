@@ -6,6 +6,7 @@ judged here, not what the model takes.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
@@ -19,6 +20,9 @@ from rayplat.types import Signature
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _LLM = ("messages", "prompt", "input")
+_MOST_FILLED = 1 << 20  # cells that a frame may leave out: a few bytes of ragged rows must not fill the memory
+_MOST_COLUMNS = 10_000  # of a CSV file; pandas takes minutes for millions of them
+_MOST_UNPACKED = 64 << 20  # bytes of a Parquet file, or what it packs to sixteenth
 _PANDAS = {"BOOL": "bool", "INT32": "int32", "INT64": "int64", "FP32": "float32", "FP64": "float64"}
 
 
@@ -102,6 +106,7 @@ def _split(value: Any) -> Frame:
     if names is not None and width != len(names):
         raise BadRequest(f"dataframe_split: {len(names)} columns passed, passed data had {width} columns")
     short_rows = [i for i, row in enumerate(rows) if len(row) != width]
+    _check_filled("dataframe_split", len(rows) * width - sum(map(len, rows)))
     for i in short_rows:  # pandas fills them up
         rows[i] = [*rows[i], *[None] * (width - len(rows[i]))]
     found = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
@@ -150,6 +155,7 @@ def _of_rows(rows: list[Any], where: str) -> Frame:
             raise BadRequest(f"{where}[{i}] must be an object, found {strict_json.type_name(row)}")
         if len(row) != len(names) or row.keys() != names.keys():
             names |= dict.fromkeys(row)
+    _check_filled(where, len(rows) * len(names) - sum(map(len, rows)))
     return Frame({name: [row.get(name) for row in rows] for name in names}, table=True)
 
 
@@ -161,10 +167,15 @@ def _equal(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return columns
 
 
+def _check_filled(where: str, cells: int) -> None:
+    if cells > _MOST_FILLED:
+        raise TooLarge(where, cells, _MOST_FILLED, "missing cells")
+
+
 def _names(names: list[Any]) -> list[str]:
     found = [name if isinstance(name, str) else str(name) for name in names]
-    if len(set(found)) != len(found):
-        twice = next(name for name in found if found.count(name) > 1)
+    twice = strict_json.repeated(found)
+    if twice is not None:
         raise BadRequest(f"dataframe_split: the column {short(twice)!r} is given twice")
     return found
 
@@ -189,6 +200,7 @@ def _from_csv(body: bytes, signature: Signature) -> Frame:
         raise BadRequest(f"Ensure that input is a valid UTF-8 encoded string (byte {e.start})") from None
     if "\x00" in decoded:
         raise BadRequest("Failed to parse input as a Pandas DataFrame: it holds a NUL character")
+    _check_width(decoded)
     dtypes: Mapping[str, Any] = {
         spec.name: _PANDAS.get(spec.datatype, "object") if not spec.wide else "float64" for spec in signature.inputs
     }
@@ -201,14 +213,31 @@ def _from_csv(body: bytes, signature: Signature) -> Frame:
     return _of_pandas(table)
 
 
+def _check_width(text: str) -> None:
+    if text.count(",") < _MOST_COLUMNS:
+        return
+    try:
+        width = max(map(len, csv.reader(StringIO(text, newline=""))), default=0)
+    except csv.Error as e:
+        raise BadRequest(f"Failed to parse input as a Pandas DataFrame, it must be valid CSV: {e}") from None
+    if width > _MOST_COLUMNS:
+        raise TooLarge("the CSV file", width, _MOST_COLUMNS, "columns")
+
+
 def _from_parquet(body: bytes, max_rows: int) -> Frame:
+    """Text stays in the file's dictionaries: one long value of many rows is one value in memory, too."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(BytesIO(body))
-        if file.metadata.num_rows <= max_rows:
-            return _of_pandas(file.read().to_pandas())
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if size > max(_MOST_UNPACKED, 16 * len(body)):
+            raise TooLarge("the unpacked Parquet file", size, max(_MOST_UNPACKED, 16 * len(body)))
         rows = file.metadata.num_rows
+        if rows <= max_rows:
+            texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+            return _of_pandas(parquet.ParquetFile(BytesIO(body), read_dictionary=texts).read().to_pandas())
     except (ValueError, OSError, TypeError, LookupError) as e:
         reason = short(str(e).replace("\n", " "))
         raise BadRequest(f"Failed to parse input as a Pandas DataFrame, it must be valid Parquet: {reason}") from None

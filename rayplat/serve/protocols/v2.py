@@ -205,7 +205,7 @@ def _outputs(value: Any, signature: Signature) -> tuple[tuple[str, ...], frozens
         return declared, frozenset()
     if not isinstance(value, list):
         raise InvalidInput("outputs", "must be an array of objects with a name")
-    names: list[str] = []
+    names: dict[str, None] = {}
     binary: list[str] = []
     for i, item in enumerate(value):
         if not isinstance(item, dict) or "name" not in item:
@@ -218,7 +218,7 @@ def _outputs(value: Any, signature: Signature) -> tuple[tuple[str, ...], frozens
             raise InvalidInput(where, f"unknown output; the model gives {', '.join(map(short, declared))}")
         if name in names:
             raise InvalidInput(where, "asked for twice")
-        names.append(name)
+        names[name] = None
         if parameters.flag(f"{where}.parameters", said, "binary_data"):
             binary.append(name)
     return tuple(names), frozenset(binary)
