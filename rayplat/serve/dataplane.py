@@ -231,6 +231,7 @@ class DataPlane:
                 step("predict", looked_up, time.perf_counter(), rows=request.rows)
             if loaded.spec is not None:
                 _all_finite(loaded, outputs)
+            wanted = _wanted(loaded, request.outputs, outputs)
         except RayplatError as e:
             self._log(request, call, serving, (role, at, columns, None, began, e.http_status))
             raise
@@ -239,7 +240,6 @@ class DataPlane:
             part = f"version {loaded.version} of model {loaded.model!r}"
             raise PartFailed(part, f"the model failed ({type(e).__name__}), see the host's log") from e
         latency_ms = self._log(request, call, serving, (role, at, columns, outputs, began, 200))
-        wanted = {name: outputs[name] for name in request.outputs} if request.outputs else dict(outputs)
         return Answer(call.request_id, head, loaded, serving.variant, wanted, latency_ms)
 
     async def _looked_up(
@@ -359,6 +359,18 @@ class DataPlane:
 def relabelled(answer: Answer) -> Answer:
     """``answer`` as another process may have it: named in full, without what computes."""
     return replace(answer, loaded=answer.loaded.described())
+
+
+def _wanted(loaded: LoadedVersion, names: tuple[str, ...], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs asked for, all where none are named. Before the answer counts as one: a canary that leaves out what
+    its signature declares has failed."""
+    if not names:
+        return dict(outputs)
+    for name in names:
+        if name not in outputs:
+            gives = ", ".join(map(repr, outputs)) or "none"
+            raise PartFailed(f"version {loaded.version} of model {loaded.model!r}", f"no output {name!r}, only {gives}")
+    return {name: outputs[name] for name in names}
 
 
 def _all_finite(loaded: LoadedVersion, outputs: Mapping[str, Any]) -> None:

@@ -240,6 +240,18 @@ def test_an_output_of_ours_that_is_no_finite_number_is_never_sent() -> None:
     run(scenario())
 
 
+def test_an_output_that_is_missing_is_a_failure_in_counts_and_log() -> None:
+    async def scenario() -> None:
+        b = await bench()
+        b.computing.outputs = {"score": np.array([0.5])}
+        with pytest.raises(PartFailed, match="no output 'probability', only 'score'"):
+            await b.infer()
+        assert [record.status for record in b.tap.records] == [500]
+        assert [status for _, _, status in b.counts.seen] == [500]
+
+    run(scenario())
+
+
 def test_keys_are_looked_up_and_given_values_override() -> None:
     async def scenario() -> None:
         b = await bench()
