@@ -6,7 +6,8 @@ import json
 import logging
 import re
 import sys
-from typing import TextIO
+import traceback
+from typing import Any, TextIO
 
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _PLAIN = re.compile(r"[^\s\"'=]+")
@@ -46,6 +47,10 @@ class FieldsFormatter(logging.Formatter):
         given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
         fields = {key: value for key, value in given.items() if not key.startswith("_")}  # Ray adds some of its own
         return " ".join([super().formatMessage(record), *(f"{key}={_text(value)}" for key, value in fields.items())])
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """As the standard library does, but not by ``print``, which Serve replaces in a replica."""
+        return "".join(traceback.format_exception(*ei)).rstrip("\n")
 
 
 def _text(value: object) -> str:

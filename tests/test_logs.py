@@ -54,6 +54,20 @@ def test_a_traceback_comes_after_the_fields(lines: tuple[logging.Logger, io.Stri
     assert second.startswith("Traceback")
 
 
+def test_a_traceback_is_written_without_print(
+    lines: tuple[logging.Logger, io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Serve puts a function of its own in the place of ``print``, which writes tuples."""
+    logger, out = lines
+    monkeypatch.setattr("builtins.print", lambda *objects, file=None, **_: file.write(f"{objects}"))
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logger.exception("failed")
+    assert out.getvalue().splitlines()[1] == "Traceback (most recent call last):"
+    assert out.getvalue().endswith("ValueError: bad\n")
+
+
 def test_set_up_is_done_once_and_writes_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = logging.getLogger("rayplat"), io.StringIO()
     before = root.handlers, root.level, root.propagate

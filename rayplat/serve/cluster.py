@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayplat import resources
-from rayplat.errors import PartFailed, Unschedulable
+from rayplat.errors import PartFailed, Unavailable, Unschedulable
 
 _UNSCHEDULABLE_S = 6.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY", "gone")
@@ -66,8 +66,17 @@ def handle(name: str) -> Any:
 
 
 def broadcast(name: str, method: str, *args: Any, timeout_s: float = 10.0) -> list[Any]:
-    """What ``method`` of each live replica gives; none where there is no replica."""
-    found: list[Any] = handle(name).broadcast(method, *args).results(timeout_s=timeout_s)
+    """What ``method`` of each live replica gives; none where there is no replica. Raises `Unavailable` where there is
+    no such application or a replica does not answer, and what the method raises."""
+    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        found: list[Any] = handle(name).broadcast(method, *args).results(timeout_s=timeout_s)
+    except RayServeException as e:
+        raise Unavailable(f"the application {name}", "it does not run; `rayplat serve list` shows what does") from e
+    except (RayActorError, GetTimeoutError, TimeoutError) as e:
+        raise Unavailable(f"the application {name}", f"a replica did not answer ({type(e).__name__})") from e
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayplat.errors import Conflict, NotFound, RayplatError
 from rayplat.registry import release_rules
-from rayplat.registry.record import releases, signals
+from rayplat.registry.record import releases, signals, versions
 from rayplat.registry.release_rules import PRIMARY
 from rayplat.services.endpoints import Endpoints
 from rayplat.services.verbs import Noun, route
@@ -55,8 +55,11 @@ class Releases(Noun):
 
     @route("GET", "/models/{model}/release", Role.VIEWER)
     def get(self, model: str) -> ReleaseStatus:
-        """How the requests to a model are answered now, and what hosts have counted since that began."""
+        """How the requests to a model are answered now, and what hosts have counted since that began. Raises NotFound
+        for an unknown model."""
         release = self._current(model)
+        if not release.generation:
+            self._context.registry.read(versions.listed, model)
         stats = _stats(model)
         failures = [str(host["failure"]) for host in stats if host.get("failure")]
         obeying = sum(host.get("generation") == release.generation for host in stats)
@@ -254,7 +257,7 @@ def _stats(model: str) -> Sequence[Mapping[str, Any]]:
         return []
     try:
         return [host["release"] for host in deploy.stats(model, PRIMARY) if host.get("release")]
-    except (RayplatError, RuntimeError, TimeoutError, ray.exceptions.RayError):
+    except (RayplatError, RuntimeError, ray.exceptions.RayError):
         return []
 
 

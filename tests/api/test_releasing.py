@@ -159,3 +159,9 @@ def test_words_that_make_no_release(hosts: Hosts, run: Any, words: tuple[str, ..
     assert done.exit_code == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_model_is_named(run: Any) -> None:
+    done = run("release", "absent")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "model 'absent'" in done.stderr
