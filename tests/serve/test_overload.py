@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rayplat.errors import Overloaded
 from rayplat.serve.batching import Batcher
 from rayplat.serve.ports import LoadedVersion
 from rayplat.types import Batching, Limits, Signature
+
+pytestmark = pytest.mark.chaos  # real time: it needs a machine of its own
 
 X = {"x": np.zeros(1)}
 

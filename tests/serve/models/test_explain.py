@@ -16,6 +16,8 @@ from tests.artifacts.formats import samples
 from tests.serve.models import folders
 from tests.serve.tiny import put_bundle, put_features
 
+pytestmark = pytest.mark.services  # the models' own libraries take seconds to import
+
 
 def table(explanation: Explanation) -> np.ndarray:
     return np.stack(list(explanation.values.values()), axis=1)

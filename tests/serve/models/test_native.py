@@ -14,6 +14,8 @@ from rayplat.settings import Settings
 from tests.artifacts.formats import samples
 from tests.serve.models import folders
 
+pytestmark = pytest.mark.services  # the models' own libraries take seconds to import
+
 
 def test_an_sklearn_classifier_answers_as_its_pyfunc(settings: Settings, tmp_path: Path) -> None:
     import mlflow.pyfunc

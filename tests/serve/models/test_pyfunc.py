@@ -21,6 +21,8 @@ from rayplat.serve import loader as loading
 from rayplat.settings import Settings
 from tests.serve.models import folders
 
+pytestmark = pytest.mark.services  # the models' own libraries take seconds to import
+
 
 class Scaled(mlflow.pyfunc.PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:

@@ -13,6 +13,8 @@ from rayplat.errors import InvalidInput
 from rayplat.settings import Settings
 from tests.serve.models import folders
 
+pytestmark = pytest.mark.services  # the models' own libraries take seconds to import
+
 
 def test_a_classifier_answers_as_the_pipeline_does(settings: Settings, tmp_path: Path) -> None:
     import transformers

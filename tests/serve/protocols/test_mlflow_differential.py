@@ -20,6 +20,8 @@ from rayplat.settings import Settings
 from tests.serve.models import folders
 from tests.serve.protocols.scoring import Ours, Theirs
 
+pytestmark = pytest.mark.services  # MLflow's own server
+
 ROWS = [{"a": 0.1, "b": 0.2, "c": 0.3}, {"a": 0.9, "b": 0.8, "c": 0.7}]
 SPLIT = {"columns": ["a", "b", "c"], "data": [[0.1, 0.2, 0.3], [0.9, 0.8, 0.7]]}
 NUMBERS: list[Any] = [

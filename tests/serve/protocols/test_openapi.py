@@ -23,6 +23,8 @@ from rayplat.types import ParamSpec, Signature, TensorSpec
 from tests.serve.fakes import SPEC
 from tests.serve.protocols.serving import looked_up, of_function, served
 
+pytestmark = pytest.mark.services  # a fuzzer at work
+
 ROUTE = f"/v2/models/{SPEC.model}"
 MIXED = Signature(
     (
