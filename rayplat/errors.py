@@ -24,7 +24,7 @@
     │   └── Unschedulable           503   the cluster lacks the resources that were asked for
     ├── Overloaded                  429   retryable: more is asked than can be answered in time
     ├── DeadlineExceeded            504   retryable: no answer within the time that was left
-    └── PartFailed                  500   a part of the platform did not start
+    └── PartFailed                  500   a part of the platform, or a model, failed
 
 An error's ``args`` are its constructor arguments and its text is built in ``__str__``: that way it
 crosses an actor call, a pickle and the HTTP API (``code`` + ``args``) as the same class.
@@ -273,14 +273,14 @@ class DeadlineExceeded(RayplatError):
 
 
 class PartFailed(RayplatError):
-    """``PartFailed(part, reason)``: a part of the platform that did not start, and why."""
+    """``PartFailed(part, reason)``: a part of the platform, or a model in it, that failed, and why."""
 
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(part, reason)
         self.part, self.reason = part, reason
 
     def __str__(self) -> str:
-        return f"{self.part} did not start: {self.reason}"
+        return f"{self.part} failed: {self.reason}"
 
 
 def by_code(code: str, args: list[Any], message: str, status: int) -> RayplatError:

@@ -142,7 +142,7 @@ def test_what_does_not_start_is_said_and_leaves_the_record_as_it_was(served: Ser
     (outcome,) = apply(served, SPEC)["outcomes"]
     assert (outcome["outcome"], outcome["detail"]) == (
         "failed",
-        "the endpoint m--champion did not start: the bundle is damaged",
+        "the endpoint m--champion failed: the bundle is damaged",
     )
     assert exported(served) == "endpoints: []\n"
     serve.broken.clear()

@@ -28,7 +28,7 @@ def test_a_part_that_fails_is_named_and_the_rest_is_stopped(broken: Rayplat) -> 
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
-    assert "the Ray head did not start" in lines[0]
+    assert "the Ray head failed" in lines[0]
     assert "object store" in lines[0].lower()
     assert state.read(broken.home) is None
     assert processes.of_home(broken.home) == []

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ray
 
 
 def refuses_an_unknown_alias(stage: Stage) -> None:
-    with pytest.raises(PartFailed, match=r"the endpoint tiny--champion did not start: alias .* does not exist"):
+    with pytest.raises(PartFailed, match=r"the endpoint tiny--champion failed: alias .* does not exist"):
         deploy.deploy(stage.settings, EndpointSpec(MODEL), stage.url)
     assert deploy.endpoints(stage.url) == []
 
