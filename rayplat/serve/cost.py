@@ -2,7 +2,7 @@
 
 The line through (rows, seconds) is a least-squares fit whose older points weigh less and less, so it follows a machine
 that becomes busy. Beside it the shortest times of small calls are kept, because a wait for the interpreter's lock
-makes a quick call look slow, and never a slow one quick.
+makes a quick call look slow, and never a slow one quick. One that stalls counts as slow until the next call.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ INLINE_ROWS = 32
 _KEEP = 0.98  # weight of what is known when a point is added: the last 50 count
 _OUTLIER = 5.0
 _RISE = 3.0
+_STALL_S = 0.05  # longer than any wait for the lock: the loop must not stand still like that a second time
 _ENOUGH = 8  # points from which on one can be called an outlier
 _EFFICIENT = 0.95
 
@@ -55,6 +56,9 @@ class CostCurve:
         if rows <= INLINE_ROWS:
             size = rows.bit_length()
             floor = self._floors[size]
+            if seconds > _STALL_S:
+                self._floors[size] = seconds  # where it was an accident, the next call brings it down again
+                return
             rise = (min(seconds, _RISE * floor) - floor) / 20  # one call that was interrupted tells next to nothing
             self._floors[size] = seconds if floor == 0.0 or seconds < floor else floor + rise
 

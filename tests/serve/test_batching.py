@@ -280,6 +280,27 @@ def test_a_quick_model_is_computed_on_the_loop_and_an_unknown_one_in_a_thread() 
     on_loop(test)
 
 
+def test_a_quick_model_that_becomes_slow_stalls_the_loop_once_and_may_come_back() -> None:
+    async def test() -> None:
+        b, model, main = Batcher(Batching(), Limits()), Model(), threading.current_thread().name
+        loaded = version(model, example=x(1))
+        b.measure(loaded)
+        model.seconds = 0.1
+        await b.run(loaded, x(1), 1, {})
+        assert main in model.threads
+        model.threads.clear()
+        with pytest.raises(DeadlineExceeded):
+            await ask(b, loaded, 1, within=0.05)
+        assert main not in model.threads
+        model.seconds = 0
+        for _ in range(3):
+            await b.run(loaded, x(1), 1, {})
+        assert main in model.threads
+        b.close()
+
+    on_loop(test)
+
+
 def test_a_slow_model_leaves_the_loop_free() -> None:
     async def test() -> None:
         b, model = Batcher(Batching(), Limits()), Model(seconds=0.2)
