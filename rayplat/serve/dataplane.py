@@ -130,12 +130,21 @@ class DataPlane:
 
     # --- which version --------------------------------------------------------------------------------
 
-    async def serving(self, version: int | None) -> Serving:
-        """What answers, read once per request: the alias's own version, or the exact one that a path names."""
+    async def serving(self, version: int | None, deadline: float | None = None) -> Serving:
+        """What answers, read once per request: the alias's own version, or the exact one that a path names, which may
+        have to be loaded. `DeadlineExceeded` where that takes too long; it goes on, for those who ask again."""
         current = self._follower.current
         if version is None:
             return Serving(current.head, current.loaded)
-        return Serving(current.head, self.held(version) or await self._pinned.get(version), PINNED)
+        loaded = self.held(version)
+        if loaded is None:
+            left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
+            try:
+                async with asyncio.timeout(left_s):
+                    loaded = await self._pinned.get(version)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the load of version {version}", left_s or 0.0) from None
+        return Serving(current.head, loaded, PINNED)
 
     def held(self, version: int) -> LoadedVersion | None:
         """An exact version if it is loaded."""

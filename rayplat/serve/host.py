@@ -134,7 +134,7 @@ class ModelHost:
         exact version or None). It goes the way of a request that came here; the server has checked who asks."""
         request, call, version = pickle.loads(packed)
         try:
-            serving = await self.plane.serving(version)
+            serving = await self.plane.serving(version, call.deadline)
             return pickle.dumps((True, relabelled(await self.plane.infer(request, call, serving))))
         except RayplatError as e:
             return pickle.dumps((False, e.with_traceback(None)))

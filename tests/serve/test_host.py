@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -187,6 +189,9 @@ def test_paths_and_methods() -> None:
         assert answer.headers["allow"] == "POST"
         refused(await b.client.request("DELETE", ""), 405, "BadRequest")
         assert (await b.client.infer(path="/versions/champion/infer")).status == 200
+        for path in ("", "/ready", "/ping"):
+            assert (await b.client.request("HEAD", path)).status == 200
+        refused(await b.client.request("HEAD", "/infer"), 405, "BadRequest")
 
     on_host(test)
 
@@ -266,6 +271,23 @@ def test_an_exact_version_is_loaded_beside_once_and_the_oldest_leaves() -> None:
         assert [(row["version"], row["alias"]) for row in logged(b)][-1] == (1, "champion")
 
     on_host(test)
+
+
+def test_a_version_that_loads_for_long_ends_at_the_deadline_and_is_there_later() -> None:
+    loader = FakeLoader()
+
+    async def test(b: Bench) -> None:
+        loader.gate = threading.Event()
+        began = time.monotonic()
+        body = b'{"inputs":[{"name":"flight","datatype":"BYTES","shape":[1],"data":["F1"]}]}'
+        answer = await b.client.request("POST", "/versions/3/infer", body, {"x-request-timeout-seconds": "0.1"})
+        refused(answer, 504, "DeadlineExceeded")
+        assert time.monotonic() - began < 0.5
+        loader.gate.set()
+        assert (await b.client.infer(path="/versions/3/infer")).json["model_version"] == "3"
+        assert loader.loads == [1, 3]
+
+    on_host(test, loader=loader)
 
 
 def test_a_version_that_does_not_load_is_an_error_of_that_request_only() -> None:
