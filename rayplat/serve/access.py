@@ -93,7 +93,7 @@ class Access:
             raise Unauthenticated(_NOT_KNOWN)
         task = self._asking.get(token_hash)
         if task is None:
-            if len(self._asking) >= _ASKING:
+            if len(self._asking) >= _ASKING and self._tokens.stale(secret) is None:  # those once good get through
                 raise Unavailable("the check of tokens", "too many tokens that are not known here came at once")
             task = asyncio.create_task(self._registry.authenticate(token_hash))  # type: ignore[arg-type]
             self._asking[token_hash] = task

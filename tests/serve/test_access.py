@@ -131,6 +131,27 @@ def test_requests_with_the_same_new_token_ask_once_and_floods_are_bounded() -> N
     run(test)
 
 
+def test_a_flood_of_wrong_tokens_does_not_shut_out_those_that_were_good() -> None:
+    async def test(registry: Registry, access: Access, clock: Clock) -> None:
+        good, revoked = registry.token(), registry.token()
+        for header in (good, revoked):
+            await access.principal(header)
+        clock.now = 6.0
+        registry.gate = asyncio.Event()
+        registry.tokens.pop(identity.hash_token(revoked.removeprefix("Bearer ")))
+        flood = [asyncio.create_task(access.principal(f"Bearer {identity.new_token()[0]}")) for _ in range(40)]
+        await asyncio.sleep(0.01)
+        asked = [asyncio.create_task(access.principal(header)) for header in (good, revoked)]
+        await asyncio.sleep(0.01)
+        registry.gate.set()
+        assert await asked[0] == Principal("someone", Role.VIEWER)
+        with pytest.raises(Unauthenticated):
+            await asked[1]
+        assert not any(isinstance(r, Principal) for r in await asyncio.gather(*flood, return_exceptions=True))
+
+    run(test)
+
+
 def test_a_client_that_leaves_does_not_spoil_the_question_for_others() -> None:
     async def test(registry: Registry, access: Access, clock: Clock) -> None:
         registry.gate = asyncio.Event()
