@@ -116,9 +116,12 @@ class AliasFollower:
             loaded = await self._loaded(head)
             _same_requests(loaded, old.loaded)
         except Exception as e:
+            if self._failed is not head:  # else it is the next try, and failed again
+                trace = not isinstance(e, RayplatError)
+                said = "version not loaded, the old one goes on serving: %s"
+                log.error(said, e, exc_info=trace, extra=self._fields(head))
             self._failed = head
             self.failure = f"generation {head.generation}, version {head.version}: {e}"
-            log.exception("version not loaded, the old one goes on serving", extra=self._fields(head))
             return
         self._current = Serving(head, loaded)
         if loaded is not old.loaded:
@@ -157,9 +160,10 @@ class AliasFollower:
 
 
 def _same_requests(new: LoadedVersion, old: LoadedVersion) -> None:
-    """Refuse a version that requests to the present one would not fit."""
+    """Refuse a version that requests to the present one would not fit. The way back to an older version is free where
+    the way forward was: a version that takes more inputs than the last one can be rolled back."""
     problems = () if new is old else signatures.compatible(new.signature, old.signature)
-    if problems:
+    if problems and not (new.version < old.version and not signatures.compatible(old.signature, new.signature)):
         reason = f"version {new.version} takes other requests than version {old.version}: {'; '.join(problems)}"
         raise SchemaMismatch("signature", f"{reason}; serve it at another alias, or create this endpoint anew")
 

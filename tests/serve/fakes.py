@@ -15,8 +15,8 @@ import numpy as np
 
 from rayplat import identity
 from rayplat.errors import NotFound, Unavailable
-from rayplat.serve.host import ModelHost, Parts
 from rayplat.serve import signatures
+from rayplat.serve.host import ModelHost, Parts
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.tap import InferenceTap
 from rayplat.settings import ServeSettings
@@ -265,7 +265,11 @@ class Client:
         answers: list[Any] = []
 
         async def receive() -> dict[str, Any]:
-            return messages.pop(0) if messages else {"type": "http.disconnect"}
+            if messages:
+                return messages.pop(0)
+            if chunks:
+                await asyncio.Event().wait()  # it waits for its answer, however long that takes
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             answers.append(message)

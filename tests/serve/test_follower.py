@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
 
 from rayplat.errors import Corrupt
 from rayplat.serve.follower import AliasFollower
+from rayplat.types import FeatureSpec
 from tests.serve.fakes import SPEC, Bench, FakeLoader, FakeRegistry, bench, head, until
 
 
@@ -87,6 +89,28 @@ def test_a_version_that_does_not_load_keeps_the_old_one_and_is_tried_again() -> 
         del loader.broken[2]
         await f.step()
         assert (f.current.loaded.version, f.failure, registry.acks) == (2, None, {"replica-1": 2})
+
+    asyncio.run(run())
+
+
+def test_a_version_with_another_signature_is_refused_and_the_way_back_is_free() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        loader.spec = replace(SPEC, features=(*SPEC.features, FeatureSpec("delay", "numeric")))
+        registry.move(2)  # one more feature, which is looked up
+        await f.step()
+        assert (f.current.loaded.version, f.failure) == (2, None)
+        f.previous, loader.spec = None, SPEC
+        registry.move(1)
+        await f.step()
+        assert (f.current.loaded.version, f.failure) == (1, None)
+        loader.spec = replace(SPEC, entity="plane")
+        registry.move(3)
+        await f.step()
+        assert f.current.loaded.version == 1
+        assert "version 3 takes other requests than version 1" in str(f.failure)
 
     asyncio.run(run())
 
