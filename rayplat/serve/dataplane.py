@@ -26,6 +26,7 @@ from rayplat.serve.tracing import Tracing, step, traced
 from rayplat.types import AliasHead, EndpointSpec, Release
 
 _SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood
+_STREAMS = 4  # pieces computed at the same time
 
 PRIMARY, PINNED, SHADOW, OVERRIDE = "primary", "pinned", "shadow", "override"
 
@@ -122,6 +123,7 @@ class DataPlane:
         self.tracing: Tracing | None = None
         self._redact = frozenset(spec.log.redact)
         self._blocking = ThreadPoolExecutor(4, thread_name_prefix="lookup")
+        self._streaming = ThreadPoolExecutor(_STREAMS, thread_name_prefix="stream")
         self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
 
     @property
@@ -304,7 +306,8 @@ class DataPlane:
     # --- streams and explanations ---------------------------------------------------------------------
 
     async def stream(self, request: InferRequest, call: Call, serving: Serving) -> AsyncGenerator[Answer, None]:
-        """The answer in pieces, as the model gives them. The model runs in a thread and stops with its reader."""
+        """The answer in pieces, as the model gives them: the first by the call's deadline, each later one within the
+        endpoint's own limit after the last. The model runs in a thread and stops with its reader."""
         loaded = serving.loaded
         if loaded.streamer is None:
             raise InvalidInput("accept", f"model {loaded.model!r} version {loaded.version} gives no stream")
@@ -316,9 +319,12 @@ class DataPlane:
         loop = asyncio.get_running_loop()
         pieces = loaded.streamer.stream(columns, request.params)
         done, status = object(), 499
+        left_s = self._left_s(call)
         try:
             while True:
-                piece = await loop.run_in_executor(self._blocking, next, pieces, done)
+                async with asyncio.timeout(left_s):
+                    piece = await loop.run_in_executor(self._streaming, next, pieces, done)
+                left_s = self._spec.limits.deadline_s
                 if piece is done:
                     status = 200
                     return
@@ -327,6 +333,9 @@ class DataPlane:
         except RayplatError as e:
             status = e.http_status
             raise
+        except TimeoutError:
+            status = 504
+            raise DeadlineExceeded(f"the stream of model {loaded.model!r}", round(left_s, 3)) from None
         except Exception as e:
             status = 500
             part = f"version {loaded.version} of model {loaded.model!r}"
@@ -334,8 +343,11 @@ class DataPlane:
         finally:
             close = getattr(pieces, "close", None)
             if close is not None:
-                self._blocking.submit(close)
+                self._streaming.submit(close)
             self._log(request, call, serving, (serving.role, at, columns, None, began, status))
+
+    def _left_s(self, call: Call) -> float:
+        return self._spec.limits.deadline_s if call.deadline is None else max(call.deadline - time.monotonic(), 0.001)
 
     async def explain(self, request: InferRequest, call: Call, serving: Serving) -> Explanation:
         """Each input's part in the first output asked for. Bounded by the endpoint's budget."""
@@ -362,6 +374,7 @@ class DataPlane:
     def close(self) -> None:
         """End its threads; what they do is finished in the background."""
         self._blocking.shutdown(wait=False)
+        self._streaming.shutdown(wait=False)
         self._explaining.shutdown(wait=False)
 
 

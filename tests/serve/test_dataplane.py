@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.log_schema import Record
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
-from rayplat.types import EndpointSpec, Explaining, Logging, Release
+from rayplat.types import EndpointSpec, Explaining, Limits, Logging, Release
 from tests.serve.fakes import SPEC, FakeLoader, FakeRegistry, head
 
 GIVEN = {"distance": np.array([1.0]), "temp": np.array([2.0]), "carrier": ["UA"], "origin": ["EWR"]}
@@ -311,6 +312,39 @@ def test_a_stream_gives_every_piece_and_stops_with_its_reader() -> None:
             while len(closed) < 2:
                 await asyncio.sleep(0.005)
         assert [record.status for record in b.tap.records] == [200, 499]
+
+    run(scenario())
+
+
+def test_a_stream_that_hangs_ends_with_the_deadline_and_holds_up_no_lookup() -> None:
+    async def scenario() -> None:
+        b = await bench(spec=EndpointSpec(SPEC.model, limits=Limits(deadline_s=0.05)))
+        gate = threading.Event()
+
+        class Hangs:
+            def __init__(self, after: int) -> None:
+                self.after = after
+
+            def stream(self, columns: Any, params: Any) -> Iterator[Mapping[str, Any]]:
+                for _ in range(self.after):
+                    yield {"text": ["a"]}
+                gate.wait(20)
+
+        async def ended(after: int) -> None:
+            loaded = replace(serving.loaded, streamer=Hangs(after))
+            late = replace(call(), deadline=time.monotonic() + 0.1)
+            reader = b.plane.stream(InferRequest(1, dict(GIVEN), ()), late, replace(serving, loaded=loaded))
+            with pytest.raises(DeadlineExceeded, match="the stream of model"):
+                _ = [piece async for piece in reader]
+
+        serving = await b.plane.serving(None)
+        began = time.monotonic()
+        await asyncio.gather(*(ended(after) for after in (0, 1, 0, 1, 0, 0)))
+        assert time.monotonic() - began < 2
+        assert {record.status for record in b.tap.records} == {504}
+        request = InferRequest(1, {}, ("probability",), entity=["F1"])
+        assert (await b.plane.infer(request, call(), serving)).loaded.version == 1
+        gate.set()
 
     run(scenario())
 
