@@ -158,7 +158,10 @@ def _single(spec: TensorSpec) -> bool:
 
 def _within(values: list[Any], low: float, high: float) -> bool:
     """Whether all numbers are in the range, and none of them NaN (which the sum would be, too)."""
-    total = sum(values)
+    try:
+        total = sum(values)
+    except OverflowError:  # an integer beyond a double, beside a fraction
+        return False
     return bool(total == total and low <= min(values) and max(values) <= high)
 
 

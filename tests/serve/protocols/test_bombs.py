@@ -113,3 +113,12 @@ def test_looking_for_what_is_there_twice_takes_one_pass() -> None:
     with pytest.raises(InvalidInput, match="asked for twice"):
         v2.parse(body, OPEN, 10)
     assert time.monotonic() - began < 5
+
+
+def test_an_integer_beyond_a_double_beside_a_fraction() -> None:
+    for given in (
+        {"inputs": {"a": [0, 1.5], "b": [1, 2]}},
+        {"dataframe_split": {"columns": ["a", "b"], "data": [[0, 1], [1.5, 1]]}},
+    ):
+        body = orjson.dumps(given).replace(b"[0", b"[1" + b"0" * 400)
+        assert refused(InvalidInput, body).startswith("inputs.a[0]: Failed to convert")
