@@ -318,10 +318,8 @@ def _count(plan: Plan, workers: Workers) -> int:
 
 
 def _scored(task: Task, blocks: Sequence[Any], workers: tuple[int, Workers]) -> Iterator[Done]:
-    """Every part as soon as its files are written, in any order."""
+    """Every part as soon as its files are written, in any order. Raises the errors of ours that a worker met."""
     import ray.data
-
-    from rayplat.data.tables.ray_io import our_error
 
     count, each = workers
     data = ray.data.from_arrow_refs(list(blocks))
@@ -336,14 +334,11 @@ def _scored(task: Task, blocks: Sequence[Any], workers: tuple[int, Workers]) -> 
         num_cpus=each.cpus,
         num_gpus=each.gpus or None,
     )
-    try:
-        for row in scored.iter_rows():
-            yield pickle.loads(row["done"])
-    except Exception as e:
-        found = our_error(e)
-        if found is not None and found is not e:
-            raise found from e
-        raise
+    for row in scored.iter_rows():
+        done: Done | RayplatError = pickle.loads(row["done"])
+        if isinstance(done, RayplatError):
+            raise done
+        yield done
 
 
 def _commit(parts: Backends, plan: Plan, done: Done, counts: _Counts) -> None:

@@ -76,7 +76,7 @@ class _Scored:
 
 class Scorer:
     """Loads the model once; called with a table of one part, it scores the part. A model that does not load is told of
-    by the first call: what an actor's constructor raises reaches the driver as text only."""
+    by the first call. Our errors are answers: of what an actor raises, only text reaches the driver."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -91,13 +91,18 @@ class Scorer:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """``block`` holds a part's rows with their features, or only its number (``part``); the answer is a pickled
-        `Done`."""
+        `Done` or error of ours."""
         plan = self._task.plan
         if "part" in block.column_names:
             number, rows = int(block["part"][0].as_py()), None
         else:
             number, rows = int(block[ROW][0].as_py()) // plan.request.part_rows, block
-        return pa.table({"done": [pickle.dumps(self.part(number, rows))]})
+        done: Done | RayplatError
+        try:
+            done = self.part(number, rows)
+        except RayplatError as e:
+            done = e.with_traceback(None)
+        return pa.table({"done": [pickle.dumps(done)]})
 
     def part(self, number: int, rows: pa.Table | None = None) -> Done:
         """Score one part and write it."""

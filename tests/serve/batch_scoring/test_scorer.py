@@ -145,4 +145,6 @@ def test_a_key_may_not_have_the_name_of_an_output(tables: Tables) -> None:
 def test_a_model_that_does_not_load_is_told_of_by_the_first_part(tables: Tables) -> None:
     scorer = Scorer(replace(_task(tables, numbers(5)), loader=TwiceLoader(broken=True)))
     with pytest.raises(Corrupt, match="version 1"):
-        scorer(pa.table({"part": [0]}))
+        scorer.part(0)
+    (told,) = scorer(pa.table({"part": [0]}))["done"].to_pylist()
+    assert str(pickle.loads(told)).startswith("version 1 is damaged")
