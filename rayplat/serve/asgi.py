@@ -80,8 +80,7 @@ class HttpApp:
             secret = exchange.header(b"authorization")
             public = self._spec.public and found.action != "metrics"
             principal = await self._access.principal(secret, PREDICT, public)
-            if self._rate is not None:
-                self._take(self._rate, secret, principal)
+            self.take(secret, principal)
         method = "GET" if exchange.method == "HEAD" else exchange.method  # the server leaves the body out by itself
         if method not in found.methods:
             methods = ", ".join(found.methods)
@@ -98,12 +97,14 @@ class HttpApp:
         else:
             await self._actions[found.action](exchange, found, principal)
 
-    def _take(self, rate: RateLimit, secret: str | None, principal: Principal | None) -> None:
-        """Count the request against its token's limit. Raises `Overloaded`."""
+    def take(self, secret: str | None, principal: Principal | None) -> None:
+        """Count the request against its token's limit, whichever way it came. Raises `Overloaded`."""
+        if self._rate is None:
+            return
         if principal is None or secret is None:
-            rate.take(None)
+            self._rate.take(None)
         else:
-            rate.take(hash_token(secret), principal.name)
+            self._rate.take(hash_token(secret), principal.name)
 
     # --- inference ------------------------------------------------------------------------------------
 

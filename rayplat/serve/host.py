@@ -133,7 +133,9 @@ class ModelHost:
         """The answer to a client's request that came to the gRPC server: ``packed`` is a pickle of (request, call,
         exact version or None). It goes the way of a request that came here; the server has checked who asks."""
         request, call, version = pickle.loads(packed)
+        call = forwarding.within(call, self._spec.limits.deadline_s)
         try:
+            self._app.take(call.headers.get("authorization"), call.principal)
             serving = await self.plane.serving(version, call.deadline)
             return pickle.dumps((True, relabelled(await self.plane.infer(request, call, serving))))
         except RayplatError as e:

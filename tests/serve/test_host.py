@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import pickle
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayplat.errors import Corrupt, NotFound
+from rayplat.errors import Corrupt, DeadlineExceeded, NotFound, Overloaded
 from rayplat.serve import log_schema
-from rayplat.types import Role
+from rayplat.serve.request import Call, InferRequest
+from rayplat.types import EndpointSpec, Limits, Principal, Role
 from tests.serve.fakes import SPEC, Answer, Bench, Client, FakeLoader, bench, head, until
 
 
@@ -404,3 +407,29 @@ def test_lifespan_shutdown_hands_the_last_rows_over() -> None:
         assert len(logged(b)) == 1
 
     asyncio.run(run())
+
+
+def test_what_comes_by_grpc_is_under_the_same_rate_limit_and_deadline() -> None:
+    spec = EndpointSpec(SPEC.model, limits=Limits(deadline_s=0.1, rate=0.001, burst=2))
+    loader = FakeLoader()
+
+    async def test(b: Bench) -> None:
+        assert (await b.client.infer()).status == 200
+
+        async def remote(version: int | None = None) -> Any:
+            request = InferRequest(1, {}, ("probability",), entity=["F1"])
+            headers = {"authorization": f"Bearer {b.client.token}"}
+            call = Call("r", datetime.now(UTC), Principal("someone", Role.VIEWER), None, math.inf, headers)
+            return pickle.loads(await b.host.infer_remote(pickle.dumps((request, call, version))))
+
+        loader.gate = threading.Event()
+        began = time.monotonic()
+        went_well, found = await remote(3)
+        loader.gate.set()
+        assert (went_well, type(found)) == (False, DeadlineExceeded)
+        assert time.monotonic() - began < 1
+        went_well, found = await remote()
+        assert (went_well, type(found)) == (False, Overloaded)
+        assert (await b.client.infer()).status == 429
+
+    on_host(test, spec=spec, loader=loader)
