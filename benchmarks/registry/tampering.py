@@ -56,7 +56,7 @@ RECORD: dict[str, str] = {
 }
 
 
-def measure(work: Path, quick: bool) -> tuple[list[rows.Row], dict[str, Any]]:  # noqa: ARG001 - a part takes it
+def measure(work: Path, quick: bool) -> tuple[list[rows.Row], dict[str, Any]]:
     """``quick`` changes nothing: the corpus takes seconds."""
     logging.disable()
     through = {
