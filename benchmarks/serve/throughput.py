@@ -23,7 +23,7 @@ CONNECTIONS = (1, 8, 32)
 
 
 def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
-    rounds, seconds = (1, 2.0) if quick else (5, 5.0)
+    rounds, seconds = (1, 2.0) if quick else (3, 5.0)
     model = tiny.save(work / "model")
     python = peers.mlserver_python(stage_folder())
     with contextlib.ExitStack() as stack:
