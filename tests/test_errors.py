@@ -30,6 +30,9 @@ EXAMPLES: list[RayplatError] = [
     errors.Unavailable("the registry", "restarting"),
     errors.StillRunning("features build"),
     errors.Unschedulable("training", "2 CPUs"),
+    errors.UnsupportedMediaType("the content type must be application/json"),
+    errors.Overloaded("model 'm'", "12 requests wait", 0.5),
+    errors.DeadlineExceeded("the feature lookup", 0.2),
     errors.PartFailed("MLflow", "port in use"),
 ]
 

@@ -38,7 +38,8 @@ def test_moves_leave_nothing_behind() -> None:
         early, late = await moves.move_and_measure(made.host, made.registry, watched, (30, 120), ask=ask)
         await made.host.stop()
         assert (early.loaded, late.loaded) == (2, 2)
-        assert (late.threads, late.tasks) == (early.threads, early.tasks)
+        assert late.tasks == early.tasks
+        assert late.threads - early.threads < 10  # pools start theirs when they are needed; a leak would be 90
         assert late.resident_bytes - early.resident_bytes < 20 << 20  # 90 versions would be 180 MB
 
     asyncio.run(asyncio.wait_for(run(), 60))
