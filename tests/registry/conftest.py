@@ -55,10 +55,24 @@ def postgres_template(postgres_url: str) -> str:
     return name
 
 
-@pytest.fixture
-def postgres_record_url(postgres_url: str, postgres_template: str) -> str:
-    name = f"record_{uuid.uuid4().hex}"
+@pytest.fixture(scope="session")
+def postgres_three_versions(postgres_url: str, postgres_template: str) -> str:
+    """The name of a database in which ann has registered three versions, to be copied."""
+    name = "record_three_versions"
     create_database(postgres_url, name, postgres_template)
+    record = Record(f"{postgres_url.rpartition('/')[0]}/{name}")
+    for n in (1, 2, 3):
+        Desk(record).register(n)
+    record.close()
+    return name
+
+
+@pytest.fixture
+def postgres_record_url(postgres_url: str, request: pytest.FixtureRequest) -> str:
+    """A database with all tables, and with the versions of `desk` for a test that has one."""
+    template = "postgres_three_versions" if "desk" in request.fixturenames else "postgres_template"
+    name = f"record_{uuid.uuid4().hex}"
+    create_database(postgres_url, name, request.getfixturevalue(template))
     return f"{postgres_url.rpartition('/')[0]}/{name}"
 
 
