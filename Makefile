@@ -34,11 +34,12 @@ bench-registry: install-dev
 	$(BIN)/python -m benchmarks.registry
 
 bench-serve: install-dev
+	.ci/services wrk
 	$(BIN)/python -m benchmarks.serve
 
 # Faults in series, longer than a test may be.
 chaos: install-dev
-	$(BIN)/python -m pytest tests/chaos -n 0
+	$(BIN)/python -m pytest -m chaos -n 0
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

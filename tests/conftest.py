@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from rayplat import settings as settings_module
 from rayplat.platform import processes, ray_node
 from rayplat.platform.state import new_state, prepare_home, secret_file
-from rayplat.serve.flags import SERVE_ENV
+from rayplat.serve.deployment.flags import SERVE_ENV
 from rayplat.settings import Settings
 from tests.servers import S3, postgres_server, redis_server, s3_server
 

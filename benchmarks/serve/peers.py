@@ -118,7 +118,8 @@ def mlserver_python(folder: Path) -> Path:
 @contextlib.contextmanager
 def _process(command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
     """A peer in a session of its own, so that all of it can be ended."""
-    env = os.environ | dict(environment)
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # mlflow starts uvicorn by its name
+    env = os.environ | {"PATH": programs} | dict(environment)
     with subprocess.Popen(command, env=env, stdout=sys.stderr, cwd=HERE.parents[1], start_new_session=True) as process:
         try:
             yield

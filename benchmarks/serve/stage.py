@@ -17,7 +17,7 @@ from benchmarks.serve import tiny
 from benchmarks.serve.peers import Target, ask
 from rayplat.client import Platform, owner_token
 from rayplat.platform import processes, state
-from rayplat.serve import spec
+from rayplat.serve.deployment import spec
 from rayplat.types import EndpointSpec
 
 _DIGEST = "sha256:" + "0" * 64

@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.rows import Row, row
 from benchmarks.serve import load, tiny
-from rayplat.serve.log_schema import Record
-from rayplat.serve.tap import InferenceTap
+from rayplat.serve.log.schema import Record
+from rayplat.serve.log.tap import InferenceTap
 from rayplat.settings import LogSettings
 from rayplat.types import AliasHead
 

@@ -17,7 +17,7 @@ from rayplat import __version__, identity
 from rayplat.api import repository, transfers
 from rayplat.api.routes import register
 from rayplat.errors import BadRequest, InvalidInput, RayplatError, TooLarge, Unauthenticated
-from rayplat.serve.metrics import CONTENT_TYPE
+from rayplat.serve.telemetry.metrics import CONTENT_TYPE
 from rayplat.services.catalog import NOUNS
 from rayplat.services.spool import PART_BYTES
 from rayplat.services.verbs import Context

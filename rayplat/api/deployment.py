@@ -17,8 +17,9 @@ def _application(settings: Settings, serve_url: str, mlflow_url: str) -> Any:
     from rayplat import logs
     from rayplat.api.app import Backend, build
     from rayplat.api.entry import Entry
-    from rayplat.serve import access, scrape
+    from rayplat.serve import access
     from rayplat.serve.pool import start as pool
+    from rayplat.serve.telemetry import scrape
     from rayplat.services import local
 
     logs.set_up_in_replica()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rayplat.serve.http import Receive, Scope, Send
+from rayplat.serve.http.exchange import Receive, Scope, Send
 
 _MODELS = "/v2/models"
 _ROOT = frozenset({"/invocations", "/ping", "/health", "/version"})  # MLflow's, for the default model

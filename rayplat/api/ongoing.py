@@ -1,6 +1,7 @@
 """Calls that outlast an HTTP request: the work goes on, and the same call again joins it instead of starting it twice.
 
-The ingress ends a request after `rayplat.serve.flags` says so; a backfill may take longer. Knows nothing of verbs.
+The ingress ends a request when `rayplat.serve.deployment.flags` says so; a backfill may take longer. Knows nothing of
+verbs.
 """
 
 from __future__ import annotations

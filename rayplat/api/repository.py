@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rayplat.errors import InvalidInput
 from rayplat.registry.record import aliases, endpoints
-from rayplat.serve.routes import DEFAULT_ALIAS
+from rayplat.serve.http.routes import DEFAULT_ALIAS
 from rayplat.services.serving import Serving
 from rayplat.services.verbs import Context
 from rayplat.types import Endpoint, EndpointSpec, Role

@@ -27,7 +27,7 @@ from rayplat.demo.replay import Ask, Replay, ReplayReport
 from rayplat.errors import NotFound
 from rayplat.monitor import profiles
 from rayplat.registry.record import aliases, artifacts, versions
-from rayplat.serve import deploy
+from rayplat.serve.deployment import deploy
 from rayplat.services.verbs import Context
 from rayplat.tracking import Run
 from rayplat.train import evaluation, evidence

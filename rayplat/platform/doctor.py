@@ -15,7 +15,7 @@ import psutil
 from rayplat.artifacts import keys
 from rayplat.errors import RayplatError
 from rayplat.platform import processes, state
-from rayplat.serve import flags
+from rayplat.serve.deployment import flags
 from rayplat.settings import Settings
 
 # What was tested: major.minor of the libraries whose behaviour the platform relies on.

@@ -75,7 +75,7 @@ def status(settings: Settings, applications: Applications, url: str | None) -> l
     """A line for each endpoint that should be served, and for the pool."""
     from rayplat.registry.client import RegistryClient
     from rayplat.registry.record import endpoints
-    from rayplat.serve import deploy
+    from rayplat.serve.deployment import deploy
     from rayplat.serve.pool import names
 
     try:
@@ -101,7 +101,7 @@ def status(settings: Settings, applications: Applications, url: str | None) -> l
 
 def application_names(applications: Applications) -> list[str]:
     """Those of a platform's endpoints among Serve's applications."""
-    from rayplat.serve import deploy
+    from rayplat.serve.deployment import deploy
     from rayplat.serve.pool import names
 
     return [name for name in applications if deploy.named(name) is not None or names.is_pool(name)]

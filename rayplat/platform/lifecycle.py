@@ -173,8 +173,8 @@ def _start_actor(
             return None
     say()
     from rayplat.monitor.actor import Monitor
-    from rayplat.serve.inference_log import InferenceLogWriter
-    from rayplat.serve.releases import ReleaseActor
+    from rayplat.serve.log.writer import InferenceLogWriter
+    from rayplat.serve.release.controller import ReleaseActor
 
     if name == actors.INFERENCE_LOG:
         actors.start(name, InferenceLogWriter, settings, max_concurrency=1000)  # each host keeps two writes waiting

@@ -21,7 +21,7 @@ from rayplat.actors import NAMESPACE, RESOURCE
 from rayplat.errors import PartFailed
 from rayplat.platform import processes
 from rayplat.platform.state import secret_file
-from rayplat.serve import flags
+from rayplat.serve.deployment import flags
 from rayplat.settings import Settings
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from rayplat.errors import DeadlineExceeded, InvalidInput, PartFailed, RayplatError, Unavailable
 from rayplat.serve import inputs
 from rayplat.serve.follower import AliasFollower, PinnedVersions
-from rayplat.serve.log_schema import Record
+from rayplat.serve.log.schema import Record
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
-from rayplat.serve.tracing import Tracing, step, traced
+from rayplat.serve.telemetry.tracing import Tracing, step, traced
 from rayplat.types import AliasHead, EndpointSpec, Release
 
 _SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood

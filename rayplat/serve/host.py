@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplat.errors import PartFailed, RayplatError
-from rayplat.serve import forwarding
 from rayplat.serve.access import Access
-from rayplat.serve.asgi import HttpApp
-from rayplat.serve.batching import Batcher
+from rayplat.serve.computing.batching import Batcher
 from rayplat.serve.dataplane import SHADOW, Counting, DataPlane, Releasing, relabelled
 from rayplat.serve.follower import AliasFollower, PinnedVersions
-from rayplat.serve.http import Receive, Scope, Send
-from rayplat.serve.metrics import HostMetrics
+from rayplat.serve.http.app import HttpApp
+from rayplat.serve.http.exchange import Receive, Scope, Send
+from rayplat.serve.log.tap import InferenceTap
 from rayplat.serve.ports import Loader, RegistryPort
-from rayplat.serve.tap import InferenceTap
-from rayplat.serve.tracing import Tracing
+from rayplat.serve.release import forwarding
+from rayplat.serve.telemetry.metrics import HostMetrics
+from rayplat.serve.telemetry.tracing import Tracing
 from rayplat.settings import ServeSettings
 from rayplat.types import EndpointSpec
 

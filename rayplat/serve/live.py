@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from rayplat.errors import Unavailable
 from rayplat.registry import endpoint_rules
-from rayplat.serve import plan
-from rayplat.serve.http import Receive, Scope, Send
+from rayplat.serve.deployment import plan
+from rayplat.serve.http.exchange import Receive, Scope, Send
 from rayplat.serve.ports import RegistryPort
 from rayplat.types import AliasHead, EndpointSpec, ModelVersion, Principal, Release
 

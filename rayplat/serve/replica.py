@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rayplat.errors import RayplatError
-from rayplat.serve import relay
 from rayplat.serve.host import ModelHost, Parts, Release
+from rayplat.serve.http import relay
+from rayplat.serve.http.routes import DEFAULT_ALIAS, prefix
 from rayplat.serve.live import LiveHost, registry_for
 from rayplat.serve.registry_link import RegistryLink
-from rayplat.serve.routes import DEFAULT_ALIAS, prefix
-from rayplat.serve.tracing import Tracing
+from rayplat.serve.telemetry.tracing import Tracing
 from rayplat.settings import Settings
 from rayplat.types import EndpointSpec
 
@@ -96,8 +96,8 @@ class Replica:
             return self._spec
 
     def _host(self, spec: EndpointSpec) -> ModelHost:
-        from rayplat.serve import spool
-        from rayplat.serve.tap import ActorSink, InferenceTap
+        from rayplat.serve.log import spool
+        from rayplat.serve.log.tap import ActorSink, InferenceTap
 
         settings = self._settings
         tap = InferenceTap(ActorSink(), settings.log, self._replica, spec.log, spool.folder(settings))
@@ -109,13 +109,13 @@ class Replica:
         """Release control belongs to the default alias: it is that one's requests that are divided."""
         if spec.alias != DEFAULT_ALIAS:
             return None
-        from rayplat.serve.releasing import ReleaseControl
+        from rayplat.serve.release.releasing import ReleaseControl
 
         return ReleaseControl(self._link, spec.model, spec.alias, self._settings.serve.poll_s)
 
     def _take_requests(self, spec: EndpointSpec) -> None:
         """Requests come by the short way, except where Serve has to count them."""
-        from rayplat.serve import ingress
+        from rayplat.serve.http import ingress
 
         if spec.autoscale is None:
             ingress.take(prefix(spec.model, spec.alias), self._live)

@@ -69,7 +69,7 @@ class Endpoints(Noun):
     @route("POST", "/endpoints/plan", Role.VIEWER)
     def plan(self, spec: str, prune: bool = False) -> ServingPlan:
         """What applying a serving spec (the YAML text) would change, and what that costs."""
-        from rayplat.serve import spec as specs
+        from rayplat.serve.deployment import spec as specs
 
         return self._serving().plan(specs.parse(spec), prune)
 
@@ -85,7 +85,7 @@ class Endpoints(Noun):
     @route("GET", "/endpoints/spec", Role.VIEWER)
     def export(self) -> str:
         """What is served now as a serving spec: applying it changes nothing."""
-        from rayplat.serve import spec as specs
+        from rayplat.serve.deployment import spec as specs
 
         return specs.dump(self._context.registry.read(endpoints.listed))
 

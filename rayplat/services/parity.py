@@ -18,7 +18,7 @@ from rayplat.data import parity
 from rayplat.data.tables.scan import Scan
 from rayplat.errors import InvalidInput, NotFound
 from rayplat.registry.record import versions
-from rayplat.serve.log_schema import ANSWERED, TABLE
+from rayplat.serve.log.schema import ANSWERED, TABLE
 from rayplat.services.verbs import Context
 from rayplat.types import ModelSpec, ParityReport
 

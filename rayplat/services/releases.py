@@ -251,7 +251,7 @@ def _stats(model: str) -> Sequence[Mapping[str, Any]]:
     """What the hosts of the default alias say of release control; nothing where none can be asked."""
     import ray
 
-    from rayplat.serve import deploy
+    from rayplat.serve.deployment import deploy
 
     if not ray.is_initialized():
         return []

@@ -16,7 +16,7 @@ from rayplat.types import Endpoint, EndpointSpec, PlanStep, Principal, Role, Ser
 
 if TYPE_CHECKING:
     from rayplat.registry.calls import Registry
-    from rayplat.serve.plan import Present
+    from rayplat.serve.deployment.plan import Present
     from rayplat.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Serving:
 
     def endpoints(self) -> list[Endpoint]:
         """Every served alias, with the version that answers."""
-        from rayplat.serve import deploy
+        from rayplat.serve.deployment import deploy
 
         recorded = {(s.model, s.alias): s for s in self.registry.read(endpoints.listed)}
         found = deploy.endpoints(self.serve_url)
@@ -47,8 +47,8 @@ class Serving:
 
     def present(self) -> list[Present]:
         """What the record says, and where it is not so."""
-        from rayplat.serve import cluster, deploy
-        from rayplat.serve.plan import Present
+        from rayplat.serve.deployment import cluster, deploy
+        from rayplat.serve.deployment.plan import Present
         from rayplat.serve.pool import names
 
         states = cluster.states()
@@ -66,7 +66,7 @@ class Serving:
 
     def plan(self, wanted: tuple[EndpointSpec, ...], prune: bool) -> ServingPlan:
         """The steps to ``wanted``. Raises `InvalidInput`, and `NotFound` for an alias that does not exist."""
-        from rayplat.serve import plan
+        from rayplat.serve.deployment import plan
 
         for spec in wanted:
             self.registry.read(endpoints.check_target, spec)
@@ -114,7 +114,7 @@ class Serving:
 
     def bring_up(self, spec: EndpointSpec, before: EndpointSpec | None) -> None:
         """Make what runs fit the record: ``before`` is how it was served. Raises why it does not start."""
-        from rayplat.serve import deploy
+        from rayplat.serve.deployment import deploy
         from rayplat.serve.pool import start as pool
 
         if spec.placement == "pooled":
@@ -155,7 +155,7 @@ class Serving:
             log.warning("%s/%s could not be put back as it was: %s", spec.model, spec.alias, e)
 
     def _without_host(self, model: str, alias: str) -> None:
-        from rayplat.serve import deploy
+        from rayplat.serve.deployment import deploy
 
         try:
             deploy.remove(model, alias)
@@ -178,7 +178,7 @@ class Serving:
         return found
 
     def _endpoint(self, spec: EndpointSpec, status: str, state: dict[str, object] | None = None) -> Endpoint:
-        from rayplat.serve.routes import prefix
+        from rayplat.serve.http.routes import prefix
 
         state = state or {}
         route, generation = prefix(spec.model, spec.alias), state.get("generation")

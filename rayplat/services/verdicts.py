@@ -1,7 +1,7 @@
 """Verbs on verdicts: what the inference log says of a shadow or of an A/B test, as evidence for a promotion.
 
-The rules are in `rayplat.serve.compare` and `rayplat.serve.experiment`; here they meet the record: which versions a
-promotion is about, the design that was fixed, when its split was on.
+The rules are in `rayplat.serve.release`, modules `compare` and `experiment`; here they meet the record: which versions
+a promotion is about, the design that was fixed, when its split was on.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from rayplat import identity
 from rayplat.errors import Conflict, InvalidInput
 from rayplat.registry.record import experiments, promotions, releases, versions
-from rayplat.serve import compare, experiment
-from rayplat.serve.log_reading import Window
+from rayplat.serve.log.reading import Window
+from rayplat.serve.release import compare, experiment
 from rayplat.services.promotions import Promotions
 from rayplat.services.verbs import Noun, route
 from rayplat.types import Evidence, ExperimentVerdict, Promotion, Role, ShadowVerdict

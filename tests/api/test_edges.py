@@ -58,7 +58,7 @@ def test_promotions_of_a_model(served: Served) -> None:
 
 
 def test_an_endpoint_that_is_not_served_says_how_to_serve_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rayplat.serve import deploy
+    from rayplat.serve.deployment import deploy
 
     monkeypatch.setattr(deploy, "endpoints", lambda url: [])
     with served.http() as http:

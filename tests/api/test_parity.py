@@ -21,7 +21,7 @@ from rayplat.data.features.notes import held, note
 from rayplat.data.online import catalog
 from rayplat.data.tables import Tables
 from rayplat.errors import Conflict, InvalidInput, NotFound
-from rayplat.serve import log_schema
+from rayplat.serve.log import schema as log_schema
 from rayplat.services.features import Features
 from rayplat.services.verbs import Context
 from rayplat.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 
 from rayplat.errors import NotFound, PartFailed
 from rayplat.registry.record import endpoints
-from rayplat.serve import cluster, deploy
+from rayplat.serve.deployment import cluster, deploy
 from rayplat.serve.pool import names
 from rayplat.serve.pool import start as pool
 from rayplat.settings import Settings

@@ -21,7 +21,7 @@ from rayplat.data.tables import Tables
 from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, SchemaMismatch
 from rayplat.registry import documents
 from rayplat.registry.record import policies, releases
-from rayplat.serve.log_schema import Record
+from rayplat.serve.log.schema import Record
 from rayplat.services.promotions import Promotions
 from rayplat.services.verbs import Context
 from rayplat.services.verdicts import Verdicts
@@ -41,7 +41,7 @@ from rayplat.types import (
     Split,
 )
 from tests.api.fakes import ADMIN, AUTHOR, TRAINING_SET, FakeTracking, registry, seed
-from tests.serve.test_compare import answer, copy, logged
+from tests.serve.release.test_compare import answer, copy, logged
 
 EVIDENCE = Evidence(TRAINING_SET, 50_000, {"auc": 0.7}, 1, {"auc": 0.69})
 DESIGN = ExperimentDesign("accepted", "proportion", 0.05, 0.1, 0.25, 4000, min_samples=200)

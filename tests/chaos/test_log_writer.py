@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rayplat.settings import Settings
-from tests.serve.test_inference_log import killed_under_load
+from tests.serve.log.test_writer import killed_under_load
 
 
 def test_the_writer_is_killed_ten_times_under_load(settings: Settings, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rayplat.cli import connection
 from rayplat.cli.main import app
-from rayplat.serve import plan, spec
+from rayplat.serve.deployment import plan, spec
 from rayplat.types import EndpointSpec, ServingApplied, ServingPlan, StepOutcome
 
 TEXT = "endpoints:\n- model: m\n"

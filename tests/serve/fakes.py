@@ -17,8 +17,8 @@ from rayplat import identity
 from rayplat.errors import NotFound, Unavailable
 from rayplat.serve import signatures
 from rayplat.serve.host import ModelHost, Parts
+from rayplat.serve.log.tap import InferenceTap
 from rayplat.serve.ports import LoadedVersion
-from rayplat.serve.tap import InferenceTap
 from rayplat.settings import ServeSettings
 from rayplat.types import (
     AliasHead,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rayplat.serve.log_schema import Record
+from rayplat.serve.log.schema import Record
 from rayplat.types import AliasHead
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -7,8 +7,8 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from rayplat.serve.admission import AdmissionPolicy, Arrivals, Load
-from rayplat.serve.cost import CostCurve
+from rayplat.serve.computing.admission import AdmissionPolicy, Arrivals, Load
+from rayplat.serve.computing.cost import CostCurve
 from rayplat.types import Limits
 
 

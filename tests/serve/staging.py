@@ -18,8 +18,8 @@ from rayplat.platform import processes
 from rayplat.registry.candidate import Candidate
 from rayplat.registry.client import RegistryClient, create_token
 from rayplat.registry.record import aliases, policies, versions
-from rayplat.serve import log_schema
-from rayplat.serve.inference_log import InferenceLogWriter
+from rayplat.serve.log import schema as log_schema
+from rayplat.serve.log.writer import InferenceLogWriter
 from rayplat.settings import Settings
 from rayplat.types import AliasHead, AliasPolicy, Endpoint, Principal, Role
 from tests.serve.tiny import DEPARTURE, MODEL, put_bundle, put_features

@@ -16,7 +16,7 @@ import pytest
 from rayplat.errors import DeadlineExceeded, InvalidInput, Overloaded, PartFailed, Unavailable
 from rayplat.serve.dataplane import DataPlane
 from rayplat.serve.follower import AliasFollower, PinnedVersions
-from rayplat.serve.log_schema import Record
+from rayplat.serve.log.schema import Record
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
 from rayplat.types import EndpointSpec, Explaining, Limits, Logging, Release

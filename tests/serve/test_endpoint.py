@@ -10,7 +10,7 @@ import pytest
 
 from rayplat import actors
 from rayplat.errors import NotFound, PartFailed, Unschedulable
-from rayplat.serve import deploy
+from rayplat.serve.deployment import deploy
 from rayplat.types import EndpointSpec
 from tests.serve.staging import Load, Stage, infer
 from tests.serve.tiny import MODEL

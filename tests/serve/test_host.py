@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from rayplat.errors import Corrupt, DeadlineExceeded, NotFound, Overloaded
-from rayplat.serve import log_schema
+from rayplat.serve.log import schema as log_schema
 from rayplat.serve.request import Call, InferRequest
 from rayplat.types import EndpointSpec, Limits, Principal, Role
 from tests.serve.fakes import SPEC, Answer, Bench, Client, FakeLoader, bench, head, until

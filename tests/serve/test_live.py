@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rayplat.errors import Corrupt, Unavailable
-from rayplat.serve import relay
+from rayplat.serve.http import relay
 from rayplat.serve.live import LiveHost
 from rayplat.types import EndpointSpec, Limits
 from tests.serve.pool.hosts import Workshop

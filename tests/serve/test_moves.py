@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from rayplat.serve import relay
+from rayplat.serve.http import relay
 from rayplat.serve.ports import LoadedVersion
 from tests.serve import moves
 from tests.serve.fakes import FakeLoader, bench

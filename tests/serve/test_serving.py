@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from rayplat.registry.record import endpoints
-from rayplat.serve import cluster, deploy
+from rayplat.serve.deployment import cluster, deploy
 from rayplat.serve.pool import names
 from rayplat.serve.pool import start as pool
 from rayplat.services.serving import Serving

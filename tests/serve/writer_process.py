@@ -18,7 +18,7 @@ from rayplat.settings import Settings
 
 def serve(home: str, address: str, commit_s: float) -> None:
     """Answer calls of one connection after the other until killed."""
-    from rayplat.serve.inference_log import InferenceLogWriter
+    from rayplat.serve.log.writer import InferenceLogWriter
 
     settings = Settings(home=Path(home))
     log = settings.log.model_copy(update={"commit_s": commit_s, "compact_s": 0.5, "compact_files": 8})

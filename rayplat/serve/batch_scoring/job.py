@@ -29,7 +29,7 @@ from rayplat.resources import require_resources
 from rayplat.serve.batch_scoring import joined
 from rayplat.serve.batch_scoring.plan import NOTE, Plan, ScoreRequest
 from rayplat.serve.batch_scoring.scorer import Done, Scorer, Task
-from rayplat.serve.routes import DEFAULT_ALIAS
+from rayplat.serve.http.routes import DEFAULT_ALIAS
 from rayplat.types import Edge, ModelSpec, ModelVersion, Principal, ScoreReport, TableVersion, VersionState
 from rayplat.types.lineage import model_node, run_node, table_node
 

@@ -21,10 +21,10 @@ from rayplat import actors
 from rayplat.data.features import FeatureView, OnRequestView, View
 from rayplat.data.features.transforms import on_request, with_defaults
 from rayplat.errors import InvalidInput, RayplatError, SchemaMismatch
-from rayplat.serve import log_schema
 from rayplat.serve.batch_scoring.columns import Reader, output_columns, taken
 from rayplat.serve.batch_scoring.plan import OWN_COLUMNS, Plan
-from rayplat.serve.log_schema import Record
+from rayplat.serve.log import schema as log_schema
+from rayplat.serve.log.schema import Record
 from rayplat.serve.ports import LoadedVersion, Loader
 from rayplat.types import AliasHead
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplat.errors import DeadlineExceeded, InvalidName, NotFound, Overloaded, Unavailable
+from rayplat.serve.http.routes import DEFAULT_ALIAS
 from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
-from rayplat.serve.routes import DEFAULT_ALIAS
 from rayplat.types import EndpointSpec
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
 
 
 def _application_name(place: Place) -> str:
-    from rayplat.serve import deploy
+    from rayplat.serve.deployment import deploy
 
     return deploy.app_name(place.model, place.alias)
 

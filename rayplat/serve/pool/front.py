@@ -16,13 +16,14 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from rayplat.errors import NotFound, PartFailed, RayplatError
-from rayplat.serve import deploy, relay, routes
 from rayplat.serve.access import PREDICT, Access
-from rayplat.serve.http import ClientGoneError, Exchange, Receive, Scope, Send
+from rayplat.serve.deployment import deploy
+from rayplat.serve.http import relay, routes
+from rayplat.serve.http.exchange import ClientGoneError, Exchange, Receive, Scope, Send
+from rayplat.serve.http.routes import DEFAULT_ALIAS
 from rayplat.serve.pool import placement
 from rayplat.serve.pool.table import EndpointTable
 from rayplat.serve.protocols import mlflow, strict_json
-from rayplat.serve.routes import DEFAULT_ALIAS
 from rayplat.types import EndpointSpec
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,12 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from rayplat.errors import RayplatError
-from rayplat.serve import cluster, relay
 from rayplat.serve.access import Access
+from rayplat.serve.deployment import cluster
 from rayplat.serve.host import ModelHost, Parts
+from rayplat.serve.http import relay
 from rayplat.serve.live import LiveHost, registry_for
+from rayplat.serve.log.tap import ActorSink, InferenceTap
 from rayplat.serve.pool import names, placement
 from rayplat.serve.pool.aliases import SharedAliases
 from rayplat.serve.pool.front import PoolFront
@@ -28,8 +30,7 @@ from rayplat.serve.pool.taps import SharedTaps
 from rayplat.serve.pool.worker import Loading, PoolWorker
 from rayplat.serve.reach import HandleReach
 from rayplat.serve.registry_link import RegistryLink
-from rayplat.serve.tap import ActorSink, InferenceTap
-from rayplat.serve.tracing import Tracing
+from rayplat.serve.telemetry.tracing import Tracing
 from rayplat.settings import Settings
 from rayplat.types import EndpointSpec, Logging
 from rayplat.version import __version__
@@ -162,7 +163,7 @@ class _Front:
         self._settings = settings
 
     async def __serve_build_asgi_app__(self) -> Any:
-        from rayplat.serve import ingress
+        from rayplat.serve.http import ingress
 
         self._front = front(self._settings)
         with contextlib.suppress(RayplatError):  # it asks again with the first request
@@ -196,8 +197,8 @@ class _Worker:
         from ray import serve
 
         from rayplat import logs
-        from rayplat.serve import spool
         from rayplat.serve.loader import VersionLoader
+        from rayplat.serve.log import spool
 
         logs.set_up_in_replica()
         sys.setswitchinterval(_SWITCH_S)
@@ -260,7 +261,7 @@ class _Worker:
         return (await self._started()).stats()
 
     async def metrics(self) -> str:
-        from rayplat.serve import metrics
+        from rayplat.serve.telemetry import metrics
 
         return metrics.merged([live.host.metrics() for live in (await self._started()).hosts()])
 

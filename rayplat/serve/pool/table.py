@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from rayplat.errors import NotFound, RayplatError, Unavailable
+from rayplat.serve.http.routes import DEFAULT_ALIAS
 from rayplat.serve.pool.placement import Key
 from rayplat.serve.pool.worker import EndpointRecord
-from rayplat.serve.routes import DEFAULT_ALIAS
 from rayplat.types import EndpointSpec
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rayplat.serve.log_schema import Record
-from rayplat.serve.tap import InferenceTap
+from rayplat.serve.log.schema import Record
+from rayplat.serve.log.tap import InferenceTap
 from rayplat.types import Logging
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplat.errors import NotFound, Overloaded, PartFailed, RayplatError, Unavailable
-from rayplat.serve import relay
+from rayplat.serve.http import relay
 from rayplat.serve.live import Host, LiveHost
 from rayplat.serve.pool import memory, placement
 from rayplat.serve.pool.placement import Held, Key, Limits

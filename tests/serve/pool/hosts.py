@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from rayplat.errors import Unavailable
-from rayplat.serve.http import Receive, Scope, Send
+from rayplat.serve.http.exchange import Receive, Scope, Send
 from rayplat.types import EndpointSpec
 
 

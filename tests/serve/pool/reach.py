@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rayplat.errors import Unavailable
-from rayplat.serve import relay
+from rayplat.serve.http import relay
 
 
 class FakeReach:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rayplat.errors import Corrupt, NotFound, Overloaded, Unavailable
-from rayplat.serve import relay
+from rayplat.serve.http import relay
 from rayplat.serve.pool.placement import Key, Limits
 from rayplat.serve.pool.worker import Loading, PoolWorker
 from rayplat.types import EndpointSpec

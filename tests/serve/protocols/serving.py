@@ -15,10 +15,10 @@ import uvicorn
 from rayplat.errors import NotFound
 from rayplat.serve import signatures
 from rayplat.serve.host import ModelHost, Parts
-from rayplat.serve.http import Exchange, Receive, Scope, Send
+from rayplat.serve.http.exchange import Exchange, Receive, Scope, Send
+from rayplat.serve.http.routes import server
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.protocols import v2
-from rayplat.serve.routes import server
 from rayplat.settings import ServeSettings
 from rayplat.types import EndpointSpec, Signature
 from tests.serve.fakes import SPEC, FakeFeatures, FakeModel, FakeRegistry, head

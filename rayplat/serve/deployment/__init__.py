@@ -1,0 +1,1 @@
+"""From a serving spec to Ray Serve applications: the file, the plan, the applications and what runs of them."""

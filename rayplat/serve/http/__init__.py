@@ -1,0 +1,1 @@
+"""The model hosts' side of HTTP: exchanges, routes, compression, and requests relayed between processes."""

@@ -1,0 +1,125 @@
+"""How long a queue may be: the rule alone, and in a simulation of twice the load that the model can carry."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from rayplat.serve.computing.admission import AdmissionPolicy, Arrivals, Load
+from rayplat.serve.computing.cost import CostCurve
+from rayplat.types import Limits
+from tests.serve.queueing import curve, simulate
+
+QUIET = Load(waiting=0, waiting_rows=0, residual_s=0.0, busy_s=0.0)
+
+
+def waiting(n: int, busy_s: float = 60.0, rows: int | None = None) -> Load:
+    return Load(n, n if rows is None else rows, 0.005, busy_s)
+
+
+@pytest.mark.parametrize("spread", ["poisson", "even"])
+@pytest.mark.parametrize(
+    ("fixed_ms", "row_ms", "most_rows", "concurrency"),
+    [(10, 0, 1, 1), (0, 5, 256, 1), (5, 0.1, 256, 1), (5, 1, 8, 1), (1, 1, 256, 1), (20, 0, 32, 1), (10, 0, 1, 4)],
+)
+def test_twice_the_load_keeps_the_tail_within_twice_the_normal(
+    fixed_ms: float, row_ms: float, most_rows: int, concurrency: int, spread: str
+) -> None:
+    cost = curve(fixed_ms / 1000, row_ms / 1000)
+    joined = cost.efficient_rows(most_rows)
+    capacity = concurrency * joined / cost.expect(joined)
+    phases = [(share * capacity, 3000 / capacity) for share in (0.7, 2.0, 0.7)]
+    before, over, after = simulate(cost, Limits(concurrency=concurrency), phases, most_rows=most_rows, spread=spread)
+    assert over.quantile(0.99) <= 2.0 * before.quantile(0.99) + 1e-9
+    assert over.refused > 0
+    assert len(over.sojourns) / 3000 > 0.75  # refusing is no excuse for idling
+    assert before.refused / 2100 < 0.005
+    assert after.refused / 2100 < 0.05  # recovers by itself
+    assert after.quantile(0.99) <= 2 * before.quantile(0.99)
+
+
+def test_a_burst_after_a_rest_is_let_in_and_the_same_queue_in_an_overload_is_not() -> None:
+    policy, cost = AdmissionPolicy(Limits(), 1), curve(0.005, 0.0)
+    assert policy.decide(waiting(60, busy_s=0.004), cost, 1, 30.0, True) is None
+    refusal = policy.decide(waiting(60, busy_s=0.4), cost, 1, 30.0, True)
+    assert refusal is not None
+    assert refusal.reason == "latency"
+    assert 0.2 < refusal.retry_after_s < 0.31  # the queue's length over what it may be, times the service time
+
+
+def test_a_request_that_would_be_late_is_refused_at_once() -> None:
+    policy, cost = AdmissionPolicy(Limits(), 1), curve(0.1, 0.0)
+    refusal = policy.decide(waiting(5, busy_s=0.0), cost, 1, 0.3, True)
+    assert refusal is not None
+    assert (refusal.reason, round(refusal.retry_after_s, 2)) == ("deadline", 0.3)
+    assert policy.decide(waiting(1, busy_s=0.0), cost, 1, 0.3, True) is None
+
+
+def test_a_declared_queue_is_the_bound() -> None:
+    policy, cost = AdmissionPolicy(Limits(queue=40), 1), curve(0.01, 0.0)
+    assert policy.decide(waiting(39), cost, 1, 30.0, True) is None
+    refusal = policy.decide(waiting(40), cost, 1, 30.0, True)
+    assert refusal is not None
+    assert refusal.reason == "queue"
+
+
+def test_before_anything_is_known_the_queue_is_bounded_by_number() -> None:
+    policy = AdmissionPolicy(Limits(), 1)
+    assert policy.decide(waiting(255), CostCurve(), 1, 30.0, True) is None
+    assert policy.decide(waiting(256), CostCurve(), 1, 30.0, True) is not None
+
+
+def test_who_finds_nobody_waiting_is_never_refused_for_the_tail() -> None:
+    cost = curve(0.01, 0.0)
+    for scv in (0.0, 1.0):
+        busy = replace(QUIET, residual_s=0.01, busy_s=60.0, arrival_scv=scv)
+        assert AdmissionPolicy(Limits(), 1).decide(busy, cost, 1, 30.0, True) is None
+
+
+@pytest.mark.parametrize(("shape", "scv"), [(1.0, 1.0), (4.0, 0.25), (1e9, 0.0)])
+def test_the_spread_of_arrivals_is_measured_whatever_their_rate(shape: float, scv: float) -> None:
+    rng, arrivals, now = random.Random(3), Arrivals(), 0.0
+    assert arrivals.scv == 1.0
+    found = []
+    for i in range(4000):
+        now += rng.gammavariate(shape, 1 / shape) * (0.01 if i < 2000 else 0.001)
+        arrivals.came(now)
+        found.append(arrivals.scv)
+    assert sum(found[500:]) / 3500 == pytest.approx(scv, abs=0.12)
+
+
+def test_the_cost_curve_is_learned_and_follows() -> None:
+    cost = curve(0.004, 0.0005)
+    assert (cost.fixed_s, cost.row_s) == (pytest.approx(0.004), pytest.approx(0.0005))
+    assert cost.expect(100) == pytest.approx(0.054)
+    for _ in range(300):
+        for rows in (1, 8):
+            cost.learn(rows, 0.01 + 0.0005 * rows)
+    assert cost.fixed_s == pytest.approx(0.01, rel=0.01)
+
+
+def test_only_a_quick_call_of_few_rows_is_for_the_loop() -> None:
+    quick, slow, grows = curve(1e-4, 0.0), curve(0.002, 0.0), curve(1e-5, 5e-5)
+    assert quick.inline(1)
+    assert quick.inline(32)
+    assert not quick.inline(33)
+    assert not slow.inline(1)
+    assert grows.inline(2)
+    assert not grows.inline(20)
+    assert not CostCurve().inline(1)
+    for _ in range(5):
+        quick.touch(1, 0.02)  # a wait for the interpreter's lock makes no model slow
+    assert quick.inline(1)
+    for _ in range(30):
+        quick.touch(1, 0.02)
+    assert not quick.inline(1)
+    slow.touch(1, 1e-4)
+    assert slow.inline(1)
+
+
+def test_rows_are_joined_while_it_is_worth_it() -> None:
+    assert curve(0.005, 0.0).efficient_rows(256) == 256
+    assert curve(0.0, 0.005).efficient_rows(256) == 1
+    assert curve(0.001, 0.001).efficient_rows(256) in (18, 19)
