@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from rayplat import identity
@@ -25,6 +25,8 @@ _UNKNOWN_S = 1.0  # an unknown token is not asked about again for so long
 _ASKING = 16  # questions to the registry at the same time; a flood of wrong tokens must not become its load
 _KEPT = 4096  # tokens that are remembered
 _NOT_KNOWN = "the token is not known, or it has been revoked or has expired"
+
+Public = bool | Callable[[], Awaitable[bool]]
 
 
 class Authenticating(Protocol):
@@ -46,16 +48,18 @@ class Access:
         self._asking: dict[str, asyncio.Task[Principal | None]] = {}
 
     async def principal(
-        self, authorization: str | bytes | None, role: Role = PREDICT, public: bool = False
+        self, authorization: str | bytes | None, role: Role = PREDICT, public: Public = False
     ) -> Principal | None:
         """Who sent this ``Authorization`` header (its value), whose role includes ``role``.
 
-        ``public``: predictions need no token here, so a missing or wrong one is nobody (None); the roles above
-        `PREDICT` always need one. Raises `Unauthenticated`, `Forbidden`, or `Unavailable` where the registry is down
-        and has never been asked about this token.
+        ``public``: predictions need no token here, so who sends none is nobody (None), and so is a token that cannot
+        be checked now; one that is wrong is refused all the same, or a revoked one would go on unnoticed. The roles
+        above `PREDICT` always need one. Where it is costly to find out, ``public`` is asked only where it matters.
+        Raises `Unauthenticated`, `Forbidden`, or `Unavailable` where the registry is down and has never been asked
+        about this token.
         """
         if authorization is None:
-            if public and role is PREDICT:
+            if role is PREDICT and await _is_public(public):
                 return None
             raise Unauthenticated()
         raw = authorization.encode("utf-8", "surrogatepass") if isinstance(authorization, str) else authorization
@@ -66,8 +70,8 @@ class Access:
         else:
             try:
                 principal = await self._known(key, authorization)
-            except (Unauthenticated, Unavailable):
-                if public and role is PREDICT:
+            except Unavailable:
+                if role is PREDICT and await _is_public(public):
                     return None
                 raise
         if role is not PREDICT:  # which every role includes
@@ -112,6 +116,10 @@ class Access:
                 self._unknown.popitem(last=False)
             raise Unauthenticated(_NOT_KNOWN)
         return principal
+
+
+async def _is_public(public: Public) -> bool:
+    return public if isinstance(public, bool) else await public()
 
 
 def remembering(ask: Callable[[str], Principal | None], token_cache_s: float) -> Callable[[str], Principal | None]:

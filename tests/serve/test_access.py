@@ -80,8 +80,10 @@ def test_what_is_no_token_is_refused_without_asking(header: str | bytes | None) 
     async def test(registry: Registry, access: Access, clock: Clock) -> None:
         with pytest.raises(Unauthenticated):
             await access.principal(header)
+        if header is not None:
+            with pytest.raises(Unauthenticated):
+                await access.principal(header, public=True)
         assert registry.asked == 0
-        assert await access.principal(header, public=True) is None
 
     run(test)
 
@@ -90,11 +92,33 @@ def test_a_public_endpoint_takes_anybody_for_predictions_only() -> None:
     async def test(registry: Registry, access: Access, clock: Clock) -> None:
         assert await access.principal(None, PREDICT, True) is None
         assert (await access.principal(registry.token(), PREDICT, True)) is not None  # and knows who is known
-        assert await access.principal(f"Bearer {identity.new_token()[0]}", PREDICT, True) is None
+        with pytest.raises(Unauthenticated):  # or a revoked token would go on unnoticed
+            await access.principal(f"Bearer {identity.new_token()[0]}", PREDICT, True)
         with pytest.raises(Unauthenticated):
             await access.principal(None, CONTROL, True)
         registry.down = True
         assert await access.principal(registry.token(), PREDICT, True) is None
+
+    run(test)
+
+
+def test_whether_an_endpoint_is_public_is_asked_only_where_it_matters() -> None:
+    async def test(registry: Registry, access: Access, clock: Clock) -> None:
+        asked = []
+
+        async def public() -> bool:
+            asked.append(clock.now)
+            return True
+
+        for wrong in (f"Bearer {identity.new_token()[0]}", "nonsense"):
+            with pytest.raises(Unauthenticated):
+                await access.principal(wrong, public=public)
+        assert await access.principal(registry.token(), public=public)
+        assert asked == []
+        assert await access.principal(None, public=public) is None
+        registry.down = True
+        assert await access.principal(registry.token(), public=public) is None
+        assert len(asked) == 2
 
     run(test)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from rayplat.errors import InvalidInput, NotFound, PartFailed, RayplatError, Unauthenticated
+from rayplat.errors import InvalidInput, NotFound, PartFailed, RayplatError
 from rayplat.serve.access import Access
 from rayplat.serve.grpc import codec, definition, reflection
 from rayplat.serve.grpc.forwarding import DEFAULT_TIMEOUT_S, Described, Forwarder, Place, place_of
@@ -117,14 +117,14 @@ class Service:
 
     async def _caller(self, place: Place, context: Any) -> Principal | None:
         """Who asks. A model is not even looked for on behalf of an unknown token."""
-        authorization = _headers(context).get("authorization")
-        if authorization is not None:
-            return await self._access.principal(authorization)
-        try:
-            public = (await self._forwarder.describe(place)).spec.public
-        except NotFound:  # an outsider is not told which models there are
-            raise Unauthenticated() from None
-        return await self._access.principal(None, public=public)
+
+        async def public() -> bool:
+            try:
+                return (await self._forwarder.describe(place)).spec.public
+            except NotFound:  # an outsider is not told which models there are
+                return False
+
+        return await self._access.principal(_headers(context).get("authorization"), public=public)
 
     async def _parsed(self, place: Place, request: Any) -> codec.Request:
         """The message by the model's signature. What does not fit the signature as it was known is tried once more

@@ -313,9 +313,10 @@ def test_without_a_token_only_public_models_answer(client: triton.InferenceServe
         with pytest.raises(InferenceServerException) as caught:
             client.infer(model, [tensor])
         assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
-    with pytest.raises(InferenceServerException) as caught:
-        client.infer("echo-fp32", [tensor], headers={"authorization": "Bearer nonsense"})
-    assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
+    for model in ("echo-fp32", "open-to-all", "nobody"):  # a wrong token is refused, needed or not
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer(model, [tensor], headers={"authorization": "Bearer nonsense"})
+        assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
     with pytest.raises(InferenceServerException) as caught:
         client.get_model_metadata("echo-fp32")
     assert caught.value.status() == "StatusCode.UNAUTHENTICATED"

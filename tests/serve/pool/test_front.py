@@ -97,6 +97,9 @@ def test_who_has_no_token_is_told_so_and_not_what_is_served() -> None:
                 answer = await stage.ask("POST", path, b"{}", token=token)
                 assert answer.status_code == 401, path
         assert stage.reach.calls == []
+        wrong = identity.new_token()[0]  # is refused also where none is needed
+        assert (await stage.ask("POST", "/v2/models/open.one/infer", b"{}", token=wrong)).status_code == 401
+        assert stage.reach.calls == []
         assert (await stage.ask("POST", "/v2/models/open.one/infer", b"{}", token=None)).status_code == 200
         assert (await stage.ask("GET", "/v2/models/tail/ready", token=None)).status_code == 200
 
