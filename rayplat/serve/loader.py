@@ -19,7 +19,7 @@ from rayplat.errors import InvalidInput, PartFailed
 from rayplat.serve import signatures
 from rayplat.serve.ports import LoadedVersion, Predictor
 from rayplat.settings import Settings
-from rayplat.types import ModelSpec, Signature
+from rayplat.types import ModelSpec
 
 if TYPE_CHECKING:
     from rayplat.registry.calls import Registry
@@ -167,11 +167,6 @@ def registry_waiver(model: str, version: int, digest: str, registry: Registry | 
     known = registry.read(versions.get, model, version)
     found = registry.read(waivers.find, waivers.FORMAT, digest, but_by=(known.author, known.run_author))
     return None if found is None or known.digest != digest else found.waiver_id
-
-
-def compatible(candidate: Signature, served: Signature) -> tuple[str, ...]:
-    """Why a host that serves ``served`` must refuse ``candidate``, in words; nothing where requests go on to fit."""
-    return signatures.compatible(candidate, served)
 
 
 def _warm(loaded: LoadedVersion) -> LoadedVersion:

@@ -9,7 +9,7 @@ import pytest
 
 from rayplat.errors import InvalidInput
 from rayplat.serve import signatures
-from rayplat.serve.loader import compatible
+from rayplat.serve.signatures import compatible
 from rayplat.types import FeatureSpec, ModelSpec, Signature, TensorSpec
 
 VIEWS = {"schedule": "sha256:" + "1" * 64}
