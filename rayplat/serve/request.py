@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,6 +49,12 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     traceparent: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process the time left travels as seconds: clocks of two machines have nothing in common."""
+        left_s = None if self.deadline is None else self.deadline - time.monotonic()
+        around = (self.request_id, self.received_at, self.principal, self.target)
+        return _arrived, (*around, left_s, dict(self.headers), self.traceparent)
+
 
 @dataclass(slots=True)
 class Answer:
@@ -59,6 +66,19 @@ class Answer:
     variant: str
     outputs: dict[str, npt.NDArray[Any]]
     latency_ms: float = float("nan")
+
+
+def _arrived(
+    request_id: str,
+    received_at: datetime,
+    principal: Principal | None,
+    target: str | None,
+    left_s: float | None,
+    *more: Any,
+) -> Call:
+    """A call of another process, its deadline by this machine's clock."""
+    deadline = None if left_s is None else time.monotonic() + left_s
+    return Call(request_id, received_at, principal, target, deadline, *more)
 
 
 def rows_of(values: Values) -> int:

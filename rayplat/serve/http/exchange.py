@@ -25,6 +25,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _BODY_S = 30.0  # a body that takes longer is not worth a slot
 _TENSORS = ("application/json", "application/octet-stream", "")  # Triton's clients name the second, or none
 _ONCE = (b"content-length", b"content-type", b"content-encoding", b"inference-header-content-length")
@@ -87,7 +88,7 @@ class Exchange:
     @property
     def timeout_s(self) -> float | None:
         """How long the client will wait, from ``x-request-timeout-seconds``; None for no word or nonsense."""
-        value = self._headers.get(b"x-request-timeout-seconds")
+        value = self._headers.get(TIMEOUT_HEADER)
         if value is None:
             return None
         try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from rayplat.errors import RayplatError
-from rayplat.serve.http.exchange import Receive, Scope, Send
+from rayplat.serve.http.exchange import TIMEOUT_HEADER, Receive, Scope, Send
 
 Headers = Sequence[tuple[bytes, bytes]]
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer"})
@@ -44,10 +44,15 @@ class Application(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def request(scope: Scope, place: tuple[str, str], request_id: str, body: bytes) -> HttpRequest:
+def request(
+    scope: Scope, place: tuple[str, str], request_id: str, body: bytes, left_s: float | None = None
+) -> HttpRequest:
     """The request of ``scope`` as it is sent on: to ``place`` (root and rest), with its body as it was read and
-    unpacked, under the id it has here."""
+    unpacked, under the id it has here. ``left_s``: how long the client still waits, where it has said so."""
     headers = [(name, value) for name, value in scope["headers"] if name not in _NOT_SENT_ON]
+    if left_s is not None:
+        headers = [(name, value) for name, value in headers if name != TIMEOUT_HEADER]
+        headers.append((TIMEOUT_HEADER, f"{max(left_s, 0.001):.6f}".encode()))
     headers.append((b"content-length", str(len(body)).encode()))
     headers.append((b"x-request-id", request_id.encode("latin-1")))
     query = bytes(scope.get("query_string", b""))

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
@@ -97,6 +98,7 @@ class PoolFront:
     # --- a request ------------------------------------------------------------------------------------
 
     async def _answer(self, exchange: Exchange, scope: Scope, written: str, send: Send) -> None:
+        until = None if exchange.timeout_s is None else time.monotonic() + exchange.timeout_s
         if written.rstrip("/") == "/v2/models":
             await self._list(exchange)
             return
@@ -106,7 +108,8 @@ class PoolFront:
             await self._access.principal(authorization, PREDICT, spec.public)
         body = await exchange.read(self._max_body_bytes)
         place = (routes.prefix(spec.model, spec.alias), rest)
-        packed = relay.pack(relay.request(scope, place, exchange.id, body))
+        left_s = None if until is None else until - time.monotonic()
+        packed = relay.pack(relay.request(scope, place, exchange.id, body, left_s))
         if exchange.wants_events or rest.endswith(_STREAMS):
             await self._stream(spec, packed, send)
             return

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -169,6 +170,20 @@ def test_errors_of_hosts_come_back_and_those_of_ray_become_ours() -> None:
     for result, kind in cases:
         with pytest.raises(kind):
             _infer(HandleForwarder(find={"m--champion": Handle(result)}.get), Place("m"))
+
+
+def test_a_deadline_arrives_by_the_other_machine_s_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = Handle((True, _answer()))
+    _infer(HandleForwarder(find={"m--champion": handle}.get), Place("m"), timeout_s=5.0)
+    ((_, (packed,)),) = handle.calls
+    there = time.monotonic() - 1e6  # the other machine was started later
+    monkeypatch.setattr("rayplat.serve.request.time", SimpleNamespace(monotonic=lambda: there))
+    _, call, _ = pickle.loads(packed)
+    assert there + 4.0 < call.deadline <= there + 5.0
+    sent = (call.request_id, call.received_at, call.principal, call.target, call.headers, call.traceparent)
+    assert sent == ("r", START, None, None, {}, None)
+    endless = replace(call, deadline=None, headers={"a": "b"}, traceparent="00-1", target="v7")
+    assert pickle.loads(pickle.dumps(endless)) == endless
 
 
 def test_a_call_ends_with_its_deadline_and_its_client() -> None:

@@ -52,6 +52,13 @@ def test_what_is_sent_on_carries_the_id_and_the_body_as_it_is_now() -> None:
     assert not sent.direct
 
 
+@pytest.mark.parametrize(("left_s", "said"), [(None, b"9"), (2.5, b"2.500000"), (-1.0, b"0.001000")])
+def test_of_a_client_s_time_limit_what_is_left_is_sent_on(left_s: float | None, said: bytes) -> None:
+    scope: Scope = {"method": "POST", "headers": [(b"x-request-timeout-seconds", b"9")]}
+    sent = relay.request(scope, ("/v2/models/m", "/infer"), "id-1", b"", left_s)
+    assert [value for name, value in sent.headers if name == b"x-request-timeout-seconds"] == [said]
+
+
 def test_a_process_without_an_answer_is_its_error() -> None:
     packed = relay.failed(Unavailable("model 'm'", "it did not load"))
     with pytest.raises(Unavailable, match="did not load"):
