@@ -101,7 +101,9 @@ class AdmissionPolicy:
             return Refusal("queue", f"{load.waiting} requests wait already, which is its limit", after_s)
         if not curve.known:
             full = self._limits.queue is None and load.waiting >= _UNKNOWN
-            return Refusal("queue", f"{load.waiting} requests wait for its first answer", 1.0) if full else None
+            if not full or (curve.guessed and self._likely_in_time(load, curve, rows, left_s, batchable)):
+                return None
+            return Refusal("queue", f"{load.waiting} requests wait for its first answer", 1.0)
         joined = self.joined(curve, load.arrival_scv) if batchable else 1
         expected_s = self.expected_s(load, curve, rows, joined)
         if expected_s > left_s:
@@ -138,6 +140,12 @@ class AdmissionPolicy:
         """What an accepted request may take while the model is busy without a break."""
         joined = curve.efficient_rows(self._most_rows) if batchable else 1
         return FACTOR * _MARGIN * normal_p99_s(curve, joined, self._limits.concurrency, arrival_scv)
+
+    def _likely_in_time(self, load: Load, curve: CostCurve, rows: int, left_s: float, batchable: bool) -> bool:
+        """Of a version that has just taken over: whether its predecessor would answer within ``left_s`` seconds. Who
+        waits now is no overload of its own: it has had no time to answer."""
+        joined = self.joined(curve, load.arrival_scv) if batchable else 1
+        return load.waiting < _MOST and self.expected_s(load, curve, rows, joined) <= left_s
 
     def _is_burst(self, load: Load, curve: CostCurve) -> bool:
         return load.busy_s < max(_BURST_CALLS * curve.expect(1), _BURST_S) and load.waiting < _MOST

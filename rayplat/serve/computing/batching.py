@@ -94,7 +94,7 @@ class Batcher:
         model that fails or gives another number of rows, and what else the model raises of our tree.
         """
         if loaded is not self._last[0]:
-            self._last = (loaded, self._curve(loaded))
+            self._take_over(loaded)
         curve = self._last[1]
         job = Job(loaded, columns, rows, params, 0.0)
         if loaded.batchable and not self._waiting and self._batching.window_ms is None and curve.inline(rows):
@@ -179,6 +179,12 @@ class Batcher:
         self._workers.close()
 
     # --- the queue ------------------------------------------------------------------------------------
+
+    def _take_over(self, loaded: LoadedVersion) -> None:
+        """Another version is asked from here on. Where it has no measured cost, its predecessor's is the best guess."""
+        curve = self._curve(loaded)
+        curve.guess(self._last[1])
+        self._last = (loaded, curve)
 
     def _curve(self, loaded: LoadedVersion) -> CostCurve:
         key = (loaded.model, loaded.version, loaded.digest)

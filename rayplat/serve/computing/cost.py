@@ -3,6 +3,9 @@
 The line through (rows, seconds) is a least-squares fit whose older points weigh less and less, so it follows a machine
 that becomes busy. Beside it the shortest times of small calls are kept, because a wait for the interpreter's lock
 makes a quick call look slow, and never a slow one quick. One that stalls counts as slow until the next call.
+
+A version that has not been measured is taken for what its predecessor was (`CostCurve.guess`). A guess lets requests
+wait; it never makes a version quick enough for the loop, and its own first call replaces it.
 """
 
 from __future__ import annotations
@@ -19,19 +22,31 @@ _EFFICIENT = 0.95
 
 
 class CostCurve:
-    """Seconds for n rows: ``fixed_s + row_s * n``, both at least 0. Nothing is known before the first `learn`."""
+    """Seconds for n rows: ``fixed_s + row_s * n``, both at least 0. Nothing is ``known`` before the first `learn`;
+    until then they may be ``guessed``."""
 
-    __slots__ = ("_floors", "_n", "_sums", "fixed_s", "row_s", "scv")
+    __slots__ = ("_floors", "_guessed", "_n", "_sums", "fixed_s", "row_s", "scv")
 
     def __init__(self) -> None:
         self._sums = [0.0] * 5  # weights, rows, rows squared, seconds, rows times seconds
         self._floors: list[float] = [0.0] * (INLINE_ROWS.bit_length() + 1)
         self._n = 0
+        self._guessed = False
         self.fixed_s = self.row_s = self.scv = 0.0
 
     @property
     def known(self) -> bool:
         return self._n > 0
+
+    @property
+    def guessed(self) -> bool:
+        return self._guessed and self._n == 0
+
+    def guess(self, other: CostCurve) -> None:
+        """Take the cost for ``other``'s, where nothing is known here and something there. The first `learn` sets the
+        level; the slope stays the other's until calls of two sizes have been seen."""
+        if self._n == 0 and (other.known or other.guessed):
+            self.fixed_s, self.row_s, self._guessed = other.fixed_s, other.row_s, True
 
     def expect(self, rows: float) -> float:
         """Seconds for ``rows`` rows."""
@@ -72,7 +87,7 @@ class CostCurve:
     def efficient_rows(self, most: int) -> int:
         """Rows from which on more at once bring next to nothing (the fixed part is a twentieth of the time), and only
         make the first of them wait for the last; at most ``most``."""
-        if not self.known or self.row_s <= 0:
+        if not (self.known or self._guessed) or self.row_s <= 0:
             return most
         rows = self.fixed_s / self.row_s * _EFFICIENT / (1 - _EFFICIENT)
         return max(1, min(most, int(rows)))

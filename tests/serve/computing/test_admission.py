@@ -71,6 +71,23 @@ def test_before_anything_is_known_the_queue_is_bounded_by_number() -> None:
     assert policy.decide(waiting(256), CostCurve(), 1, 30.0, True) is not None
 
 
+def test_a_version_that_takes_over_is_not_held_to_that_number() -> None:
+    policy, fresh = AdmissionPolicy(Limits(), 256), CostCurve()
+    fresh.guess(CostCurve())
+    assert not fresh.guessed
+    fresh.guess(curve(0.001, 1e-5))
+    assert (fresh.guessed, fresh.known) == (True, False)
+    assert policy.decide(waiting(2000), fresh, 1, 1.0, True) is None
+    refusal = policy.decide(waiting(2000), fresh, 1, 0.001, True)  # who has no time is better told now
+    assert refusal is not None
+    assert refusal.reason == "queue"
+    assert policy.decide(waiting(200), fresh, 1, 0.001, True) is None  # no stricter than where nothing is known
+    assert policy.decide(waiting(4096), fresh, 1, 1e6, True) is not None
+    third = CostCurve()
+    third.guess(fresh)
+    assert third.guessed
+
+
 def test_who_finds_nobody_waiting_is_never_refused_for_the_tail() -> None:
     cost = curve(0.01, 0.0)
     for scv in (0.0, 1.0):
@@ -117,6 +134,22 @@ def test_only_a_quick_call_of_few_rows_is_for_the_loop() -> None:
     assert not quick.inline(1)
     slow.touch(1, 1e-4)
     assert slow.inline(1)
+
+
+@pytest.mark.parametrize(("fixed_s", "row_s"), [(0.2, 0.003), (0.5, 0.0), (1e-5, 0.0), (1e-4, 1e-6)])
+def test_a_wrong_guess_is_gone_after_a_few_calls(fixed_s: float, row_s: float) -> None:
+    learned = CostCurve()
+    learned.guess(curve(0.002, 1e-4))
+    assert not learned.inline(1)  # a guess lets nobody onto the loop
+    learned.learn(1, fixed_s + row_s)
+    assert learned.expect(1) == pytest.approx(fixed_s + row_s)
+    assert not learned.guessed
+    for rows in (40, 8, 20):
+        learned.learn(rows, fixed_s + row_s * rows)
+    assert learned.fixed_s == pytest.approx(fixed_s, rel=0.01, abs=1e-6)
+    assert learned.row_s == pytest.approx(row_s, rel=0.01, abs=1e-7)
+    learned.guess(curve(0.002, 1e-4))
+    assert not learned.guessed
 
 
 def test_rows_are_joined_while_it_is_worth_it() -> None:
