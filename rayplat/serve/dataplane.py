@@ -7,17 +7,19 @@ gave, the log, the copies for shadows. Knows no bytes, no HTTP and no Ray.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from rayplat.errors import DeadlineExceeded, InvalidInput, PartFailed, RayplatError, Unavailable
 from rayplat.serve import inputs
+from rayplat.serve.computing.calls import Calls
 from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.log.schema import Record
 from rayplat.serve.ports import Explanation, LoadedVersion
@@ -25,8 +27,10 @@ from rayplat.serve.request import Answer, Call, InferRequest
 from rayplat.serve.telemetry.tracing import Tracing, step, traced
 from rayplat.types import AliasHead, EndpointSpec, Release
 
+log = logging.getLogger(__name__)
+
 _SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood
-_STREAMS = 4  # pieces computed at the same time
+_LOOKUPS, _STREAMS, _EXPLANATIONS = 4, 4, 1  # at the same time; of a stream one piece
 
 PRIMARY, PINNED, SHADOW, OVERRIDE = "primary", "pinned", "shadow", "override"
 
@@ -122,9 +126,9 @@ class DataPlane:
         self._tap, self._counts, self._releasing = tap, counts, releasing
         self.tracing: Tracing | None = None
         self._redact = frozenset(spec.log.redact)
-        self._blocking = ThreadPoolExecutor(4, thread_name_prefix="lookup")
-        self._streaming = ThreadPoolExecutor(_STREAMS, thread_name_prefix="stream")
-        self._explaining = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._lookups = Calls("lookup", "the feature lookup", _LOOKUPS)
+        self._streaming = Calls("stream", f"the stream of model {spec.model!r}", _STREAMS)
+        self._explaining = Calls("explain", "the explanation", _EXPLANATIONS)
 
     @property
     def releasing(self) -> Releasing | None:
@@ -233,7 +237,7 @@ class DataPlane:
         columns: Mapping[str, Any] = request.inputs
         try:
             if request.entity is not None and len(columns) < len(loaded.signature.inputs):
-                columns = await self._looked_up(loaded, request, at, call.deadline)
+                columns = await self._looked_up(loaded, request, at, call)
             looked_up = time.perf_counter()
             outputs = await self._computing.run(loaded, columns, request.rows, request.params, call.deadline)
             if self.tracing is not None:
@@ -254,16 +258,10 @@ class DataPlane:
         return Answer(call.request_id, head, loaded, serving.variant, wanted, latency_ms)
 
     async def _looked_up(
-        self, loaded: LoadedVersion, request: InferRequest, at: datetime, deadline: float | None
+        self, loaded: LoadedVersion, request: InferRequest, at: datetime, call: Call
     ) -> Mapping[str, Any]:
         """Every column of the model. In a thread: a store that hangs must not stop the host."""
-        loop = asyncio.get_running_loop()
-        left_s = None if deadline is None else max(deadline - time.monotonic(), 0.001)
-        try:
-            async with asyncio.timeout(left_s):
-                return await loop.run_in_executor(self._blocking, inputs.columns, loaded, request, at)
-        except TimeoutError:
-            raise DeadlineExceeded("the feature lookup", left_s or 0.0) from None
+        return await self._lookups.run(partial(inputs.columns, loaded, request, at), self._left_s(call))
 
     def _log(
         self, request: InferRequest, call: Call, serving: Serving, done: tuple[str, datetime, Any, Any, float, int]
@@ -315,42 +313,38 @@ class DataPlane:
         at = request.event_time or call.received_at
         columns: Mapping[str, Any] = request.inputs
         if request.entity is not None and len(columns) < len(loaded.signature.inputs):
-            columns = await self._looked_up(loaded, request, at, call.deadline)
-        loop = asyncio.get_running_loop()
+            columns = await self._looked_up(loaded, request, at, call)
         pieces = loaded.streamer.stream(columns, request.params)
-        done, status = object(), 499
-        left_s = self._left_s(call)
+        status, left_s = 499, self._left_s(call)
         try:
             while True:
-                async with asyncio.timeout(left_s):
-                    piece = await loop.run_in_executor(self._streaming, next, pieces, done)
+                piece = await self._streaming.run(partial(next, pieces, None), left_s)
                 left_s = self._spec.limits.deadline_s
-                if piece is done:
+                if piece is None:
                     status = 200
                     return
-                outputs = {name: np.asarray(value) for name, value in piece.items()}  # type: ignore[attr-defined]
+                outputs = {name: np.asarray(value) for name, value in piece.items()}
                 yield Answer(call.request_id, serving.head, loaded, serving.variant, outputs)
         except RayplatError as e:
             status = e.http_status
             raise
-        except TimeoutError:
-            status = 504
-            raise DeadlineExceeded(f"the stream of model {loaded.model!r}", round(left_s, 3)) from None
         except Exception as e:
             status = 500
+            log.exception("a stream failed", extra={"model": loaded.model, "version": loaded.version})
             part = f"version {loaded.version} of model {loaded.model!r}"
             raise PartFailed(part, f"its stream failed ({type(e).__name__}), see the host's log") from e
         finally:
             close = getattr(pieces, "close", None)
             if close is not None:
-                self._streaming.submit(close)
+                self._streaming.later(close)
             self._log(request, call, serving, (serving.role, at, columns, None, began, status))
 
     def _left_s(self, call: Call) -> float:
         return self._spec.limits.deadline_s if call.deadline is None else max(call.deadline - time.monotonic(), 0.001)
 
     async def explain(self, request: InferRequest, call: Call, serving: Serving) -> Explanation:
-        """Each input's part in the first output asked for. Bounded by the endpoint's budget."""
+        """Each input's part in the first output asked for. Bounded by the endpoint's budget; one that hangs costs no
+        other its turn, and `Unavailable` is raised while too many have not returned."""
         loaded, budget = serving.loaded, self._spec.explain
         if loaded.explainer is None:
             raise InvalidInput("model", f"version {loaded.version} of {loaded.model!r} cannot be explained")
@@ -359,23 +353,22 @@ class DataPlane:
         at = request.event_time or call.received_at
         columns: Mapping[str, Any] = request.inputs
         if request.entity is not None and len(columns) < len(loaded.signature.inputs):
-            columns = await self._looked_up(loaded, request, at, call.deadline)
+            columns = await self._looked_up(loaded, request, at, call)
         output = request.outputs[0] if request.outputs else ""
-        left_s = None if call.deadline is None else max(call.deadline - time.monotonic(), 0.001)
-        loop = asyncio.get_running_loop()
+        explain = partial(loaded.explainer.explain, columns, output, budget.max_evaluations)
         try:
-            async with asyncio.timeout(left_s):
-                return await loop.run_in_executor(
-                    self._explaining, loaded.explainer.explain, columns, output, budget.max_evaluations
-                )
-        except TimeoutError:
-            raise DeadlineExceeded("the explanation", left_s or 0.0) from None
+            return await self._explaining.run(explain, self._left_s(call))
+        except RayplatError:
+            raise
+        except Exception as e:
+            log.exception("an explanation failed", extra={"model": loaded.model, "version": loaded.version})
+            part = f"version {loaded.version} of model {loaded.model!r}"
+            raise PartFailed(part, f"its explanation failed ({type(e).__name__}), see the host's log") from e
 
     def close(self) -> None:
         """End its threads; what they do is finished in the background."""
-        self._blocking.shutdown(wait=False)
-        self._streaming.shutdown(wait=False)
-        self._explaining.shutdown(wait=False)
+        for calls in (self._lookups, self._streaming, self._explaining):
+            calls.close()
 
 
 def relabelled(answer: Answer) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rayplat.errors import DeadlineExceeded, InvalidInput, Overloaded, PartFailed, Unavailable
+from rayplat.serve.computing import calls
 from rayplat.serve.dataplane import DataPlane
 from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.log.schema import Record
@@ -367,3 +368,86 @@ def test_explanations_have_a_budget() -> None:
             await b.plane.explain(replace(request, rows=2), call(), explained)
 
     run(scenario())
+
+
+class Why:
+    """Explains with ``act``, and then truly."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act = act
+
+    def explain(self, columns: Any, output: str, max_evaluations: int) -> Explanation:
+        self.act()
+        return Explanation(output, "exact", {"temp": np.array([1.0])}, np.array([0.0]), max_evaluations)
+
+
+async def explained(b: Bench, act: Callable[[], Any], within_s: float = 5) -> Explanation:
+    serving = await b.plane.serving(None)
+    serving = replace(serving, loaded=replace(serving.loaded, explainer=Why(act)))
+    until = replace(call(), deadline=time.monotonic() + within_s)
+    return await b.plane.explain(InferRequest(1, dict(GIVEN), ("probability",)), until, serving)
+
+
+def test_an_explanation_that_hangs_costs_no_other_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_STUCK_S", 0.05)
+    gate = threading.Event()
+
+    async def scenario() -> None:
+        b = await bench()
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded, match="the explanation did not answer within"):
+                await explained(b, lambda: gate.wait(20), 0.02)
+            assert (await explained(b, lambda: None)).method == "exact"
+        with pytest.raises(DeadlineExceeded):
+            await explained(b, lambda: gate.wait(20), 0.02)
+        with pytest.raises(Unavailable, match="the explanation is not available: 4 earlier ones have not returned"):
+            await explained(b, lambda: None)
+        assert (await b.infer()).loaded.version == 1
+        b.plane.close()
+
+    try:
+        run(scenario())
+    finally:
+        gate.set()
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), SystemExit(1), TimeoutError("secret")])
+def test_an_explanation_that_fails_names_the_version_and_no_detail(error: BaseException) -> None:
+    def act() -> None:
+        raise error
+
+    async def scenario() -> None:
+        b = await bench()
+        with pytest.raises(PartFailed, match=r"version 1 of model 'flight-delay'.*its explanation failed") as failed:
+            await explained(b, act)
+        assert "secret" not in str(failed.value)
+        assert (await explained(b, lambda: None)).method == "exact"
+
+    run(scenario())
+
+
+def test_lookups_that_hang_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_STUCK_S", 0.05)
+    gate = threading.Event()
+
+    class Hangs:
+        request_columns: Mapping[str, str] = {}
+
+        def read(self, *_: Any) -> Any:
+            gate.wait(20)
+
+    async def scenario() -> None:
+        b = await bench()
+        serving = await b.plane.serving(None)
+        hanging = replace(serving, loaded=replace(serving.loaded, features=Hangs()))
+        late = replace(call(), deadline=time.monotonic() + 0.02)
+        request = InferRequest(1, {}, (), entity=["F1"])
+        found = await asyncio.gather(*(b.plane.infer(request, late, hanging) for _ in range(4)), return_exceptions=True)
+        assert [type(e) for e in found] == [DeadlineExceeded] * 4
+        answer = await b.plane.infer(request, call(), serving)
+        assert answer.loaded.version == 1
+
+    try:
+        run(scenario())
+    finally:
+        gate.set()

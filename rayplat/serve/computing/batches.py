@@ -101,7 +101,7 @@ def computed(
         outputs = loaded.predict(columns, params)
     except RayplatError as e:
         return e
-    except (Exception, SystemExit) as e:
+    except BaseException as e:  # SystemExit, or a panic of native code, would end the thread or the loop
         if not quiet:
             log.exception("a model failed", extra={"model": loaded.model, "version": loaded.version})
         return PartFailed(_part(loaded), f"the model failed ({type(e).__name__}), see the host's log")

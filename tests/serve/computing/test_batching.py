@@ -406,14 +406,15 @@ def test_text_and_missing_columns_are_joined_or_computed_apart() -> None:
     on_loop(test)
 
 
-def test_a_model_that_ends_the_process_fails_only_its_request() -> None:
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()])
+def test_a_model_that_ends_the_process_fails_only_its_request(error: BaseException) -> None:
     class Exits:
         def predict(self, columns: Mapping[str, Any]) -> Any:
-            raise SystemExit(3)
+            raise error
 
     async def test() -> None:
         b = Batcher(Batching(), Limits())
-        with pytest.raises(PartFailed, match="SystemExit"):
+        with pytest.raises(PartFailed, match=type(error).__name__):
             await b.run(version(Exits()), x(1), 1, {})
         with pytest.raises(InvalidInput):
             await b.run(version(Model()), x(-1), 1, {})
