@@ -55,6 +55,12 @@ def targets(release: Release) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*found, *(shadow.target for shadow in release.shadows)]))
 
 
+def reached(release: Release) -> tuple[str, ...]:
+    """The targets other than the default alias that get requests by it, or copies of them."""
+    copied = [shadow.target for shadow in release.shadows if shadow.sample > 0]
+    return tuple(dict.fromkeys([*_exposure(release), *copied]))
+
+
 def exposes_more(before: Release, after: Release) -> bool:
     """Whether ``after`` may send more of the alias's requests to some other target than ``before``, or drops a guard of
     its canary. A canary counts with its last step, since it gets there by itself; shadows and overrides answer nobody

@@ -5,8 +5,21 @@ from dataclasses import replace
 import pytest
 
 from rayplat.errors import Conflict, Forbidden, InvalidInput, InvalidName, NotFound
-from rayplat.registry.record import audit, crosscheck, endpoints, versions
-from rayplat.types import Autoscale, Batching, EndpointSpec, Explaining, Limits, Logging
+from rayplat.registry.record import audit, crosscheck, endpoints, releases, versions
+from rayplat.types import (
+    Autoscale,
+    Batching,
+    Canary,
+    CanaryState,
+    EndpointSpec,
+    Explaining,
+    Limits,
+    Logging,
+    Release,
+    Shadow,
+    Share,
+    Split,
+)
 from tests.registry.desk import ALIAS, ANN, BOB, EVE, FREE, MODEL, ROOT, Desk
 
 FULL = EndpointSpec(
@@ -70,6 +83,46 @@ def test_one_default_at_most(served: Desk) -> None:
     assert [(e.alias, e.default) for e in served.read(endpoints.listed)] == [(ALIAS, False), (FREE, True)]
     assert [e.subject for e in served.read(audit.listed, 2)] == [f"{MODEL}@{FREE}", f"{MODEL}@{ALIAS}"]
     assert served.read(crosscheck.check_record) == []
+
+
+def test_a_release_and_the_pool_exclude_each_other(served: Desk) -> None:
+    pooled = EndpointSpec(MODEL, ALIAS, placement="pooled")
+    own, copies = replace(pooled, placement="dedicated"), Release(MODEL, shadows=(Shadow(FREE, 0.5),))
+    canary = Release(MODEL, canary=Canary(FREE))
+    served.write(endpoints.put, pooled, by=ANN)
+    for release in (copies, canary, Release(MODEL, split=Split((Share(ALIAS, 1), Share(FREE, 1)), "s"))):
+        with pytest.raises(Conflict, match=f"{MODEL}@{ALIAS} is served by the pool.*placement: dedicated.*serve apply"):
+            served.write(releases.put, release, 0, by=BOB)
+        with pytest.raises(Conflict, match="is served by the pool"):  # nobody starts a host for it first
+            served.read(releases.examine, release, BOB)
+    assert served.read(releases.get, MODEL).generation == 0
+    served.write(endpoints.put, own, by=ANN)
+    on = served.write(releases.put, canary, 0, by=BOB)
+    for refused in (
+        lambda: served.read(endpoints.check_target, pooled),
+        lambda: served.write(endpoints.put, pooled, by=ANN),
+    ):
+        with pytest.raises(Conflict, match=f"sends requests to {FREE}.*`rayplat serve release {MODEL} --clear`"):
+            refused()
+    assert served.read(endpoints.get, MODEL, ALIAS) == own
+    back = replace(on, canary=Canary(FREE, state=CanaryState.ROLLED_BACK))
+    served.write(releases.put, back, 1, by=ANN)
+    served.write(endpoints.put, pooled, by=ANN)
+    served.write(
+        endpoints.put, replace(PLAIN, placement="pooled"), by=ANN
+    )  # only the default alias's requests are divided
+
+
+def test_what_was_pooled_under_a_release_already_can_be_led_back(served: Desk) -> None:
+    pooled = EndpointSpec(MODEL, ALIAS, placement="pooled")
+    served.write(releases.put, Release(MODEL, canary=Canary(FREE), shadows=(Shadow("1", 0.5),)), 0, by=BOB)
+    served.write(endpoints.put, replace(pooled, placement="dedicated"), by=ANN)
+    served.change("update rp_endpoint set spec = replace(spec, 'dedicated', 'pooled')")
+    assert served.write(endpoints.put, pooled, by=ANN) == pooled
+    now = served.read(releases.get, MODEL)
+    less = replace(now, canary=replace(now.canary, state=CanaryState.ROLLED_BACK))  # type: ignore[type-var]
+    assert served.write(releases.put, less, 1, by=ANN).generation == 2
+    assert served.write(releases.put, Release(MODEL), 2, by=ANN).generation == 3
 
 
 def test_only_an_approver_makes_predictions_public(served: Desk) -> None:

@@ -11,10 +11,10 @@ from dataclasses import replace
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from rayplat.errors import Forbidden, InvalidInput, NotFound
+from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound
 from rayplat.identity import require
-from rayplat.registry import documents, endpoint_rules
-from rayplat.registry.record import aliases, audit, policies, rows, versions
+from rayplat.registry import documents, endpoint_rules, release_rules
+from rayplat.registry.record import aliases, audit, policies, release_rows, rows, versions
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import endpoint as table
 from rayplat.types import EndpointSpec, Principal, Role
@@ -23,8 +23,8 @@ from rayplat.types import EndpointSpec, Principal, Role
 def put(tx: Tx, spec: EndpointSpec, *, by: Principal) -> EndpointSpec:
     """Serve ``spec.alias`` of ``spec.model`` like that from now on. The same again changes nothing.
 
-    Needs a developer; an approver where it makes predictions public. Raises `InvalidInput` naming the field, and
-    `NotFound` for an alias or version that does not exist.
+    Needs a developer; an approver where it makes predictions public. Raises `InvalidInput` naming the field, and what
+    `check_target` does.
     """
     require(by, Role.DEVELOPER)
     endpoint_rules.check(spec)
@@ -83,14 +83,30 @@ def listed(connection: Connection) -> list[EndpointSpec]:
 
 
 def check_target(connection: Connection, spec: EndpointSpec) -> None:
-    """Raises `NotFound` for an alias or version that does not exist, `Conflict` for a version that was retired."""
+    """Raises `NotFound` for an alias or version that does not exist, `Conflict` for a version that was retired, and for
+    a default alias that would go into the pool while a release divides or copies its requests: pooled models have
+    none."""
     number = endpoint_rules.version_of(spec.alias)
     if number is None:
         aliases.get(connection, spec.model, spec.alias)
+        _check_release(connection, spec)
         return
     versions.usable(connection, spec.model, number)
     if spec.default:
         raise InvalidInput("endpoint.default", "an exact version cannot be the default: name an alias")
+
+
+def _check_release(connection: Connection, spec: EndpointSpec) -> None:
+    if spec.placement != "pooled" or spec.alias != release_rules.PRIMARY:
+        return
+    before, release = find(connection, spec.model, spec.alias), release_rows.in_force(connection, spec.model)
+    reached = release_rules.reached(release)
+    if reached and (before is None or before.placement != "pooled"):
+        raise Conflict(
+            f"{spec.model}@{spec.alias} cannot go into the pool: its release sends requests to "
+            f"{', '.join(reached)}, and the pool knows no splits, "
+            f"shadows or canaries; end it first with `rayplat serve release {spec.model} --clear`"
+        )
 
 
 def _write(tx: Tx, spec: EndpointSpec, before: EndpointSpec | None, by: Principal) -> None:

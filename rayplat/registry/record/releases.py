@@ -16,7 +16,17 @@ from sqlalchemy import Connection
 from rayplat.errors import Conflict, Forbidden, InvalidInput, NotFound, StaleGeneration
 from rayplat.identity import require
 from rayplat.registry import documents, release_rules
-from rayplat.registry.record import aliases, audit, events, policies, promotions, rows, versions
+from rayplat.registry.record import (
+    aliases,
+    audit,
+    endpoints,
+    events,
+    policies,
+    promotions,
+    release_rows,
+    rows,
+    versions,
+)
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.schema import release as table
 from rayplat.registry.release_rules import PRIMARY
@@ -31,7 +41,8 @@ def put(tx: Tx, release: Release, expected_generation: int, *, by: Principal) ->
 
     The record sets generation, time and author, and when a canary's step began. Needs a developer; what sends more
     requests away from a protected alias, or loosens a canary's limits, needs an approver who is a person. Raises
-    `InvalidInput` naming the field, `NotFound` for a target that does not exist, `StaleGeneration`, `Forbidden`.
+    `InvalidInput` naming the field, `NotFound` for a target that does not exist, `StaleGeneration`, `Forbidden`, and
+    `Conflict` where the default alias is served by the pool.
     """
     require(by, Role.DEVELOPER)
     release_rules.check(release)
@@ -47,6 +58,7 @@ def put(tx: Tx, release: Release, expected_generation: int, *, by: Principal) ->
     if _asked(before) == _asked(release):
         return before
     _check_targets(tx.connection, before, release)
+    _check_placement(tx.connection, before, release)
     _check_allowed(tx.connection, before, release, by)
     canary = _clocked(tx, before.canary, release.canary)
     generation = before.generation + 1
@@ -61,15 +73,14 @@ def examine(connection: Connection, release: Release, by: Principal) -> Release:
     release_rules.check(release)
     before = get(connection, release.model)
     _check_targets(connection, before, release)
+    _check_placement(connection, before, release)
     _check_allowed(connection, before, release, by)
     return before
 
 
 def get(connection: Connection, model: str) -> Release:
     """The release in force; generation 0 for a model that never had one: its alias answers everything."""
-    newest = sa.select(table.c.release).where(table.c.model == model).order_by(table.c.generation.desc()).limit(1)
-    text = connection.scalar(newest)
-    return Release(model) if text is None else _parsed(text)
+    return release_rows.in_force(connection, model)
 
 
 def at(connection: Connection, model: str, generation: int) -> Release:
@@ -78,7 +89,7 @@ def at(connection: Connection, model: str, generation: int) -> Release:
     text = connection.scalar(wanted)
     if text is None:
         raise NotFound("release", f"{model} generation {generation}")
-    return _parsed(text)
+    return release_rows.parsed(text)
 
 
 def history(connection: Connection, model: str, limit: int = 100) -> list[Release]:
@@ -86,7 +97,7 @@ def history(connection: Connection, model: str, limit: int = 100) -> list[Releas
     if not 1 <= limit <= 1000:
         raise InvalidInput("limit", f"{limit} is not between 1 and 1000")
     found = sa.select(table.c.release).where(table.c.model == model).order_by(table.c.generation.desc()).limit(limit)
-    return [_parsed(text) for text in connection.scalars(found)]
+    return [release_rows.parsed(text) for text in connection.scalars(found)]
 
 
 def listed(connection: Connection) -> list[Release]:
@@ -95,7 +106,7 @@ def listed(connection: Connection) -> list[Release]:
     head = newest.subquery()
     same = (table.c.model == head.c.model) & (table.c.generation == head.c.generation)
     found = sa.select(table.c.release).join(head, same).order_by(table.c.model)
-    return [_parsed(text) for text in connection.scalars(found)]
+    return [release_rows.parsed(text) for text in connection.scalars(found)]
 
 
 def version_at(connection: Connection, model: str, target: str) -> int:
@@ -124,6 +135,19 @@ def _check_targets(connection: Connection, before: Release, release: Release) ->
     shared = [version_at(connection, release.model, share.target) for share in split.shares]
     if asked.version not in shared:
         raise InvalidInput("split.shares", f"none is version {asked.version}, which {split.promotion_id} is about")
+
+
+def _check_placement(connection: Connection, before: Release, release: Release) -> None:
+    """The pool answers for the alias alone: a release would be in the record and nowhere else. The way back is free."""
+    more = release_rules.exposes_more(before, release) or set(release.shadows) - set(before.shadows)
+    if not (more and release_rules.reached(release)):
+        return
+    spec = endpoints.find(connection, release.model, PRIMARY)
+    if spec is not None and spec.placement == "pooled":
+        raise Conflict(
+            f"{release.model}@{PRIMARY} is served by the pool, which knows no splits, shadows or canaries: give it a "
+            "host of its own first, with 'placement: dedicated' in its serving spec (`rayplat serve apply`)"
+        )
 
 
 def _check_allowed(connection: Connection, before: Release, release: Release, by: Principal) -> None:
@@ -175,7 +199,3 @@ def _write(tx: Tx, made: Release, before: Release, said: dict[str, object]) -> N
         told = {"by": made.changed_by, "target": now.target, "reason": now.reason, "generation": made.generation}
         events.emit(tx, "canary.rolled_back", made.model, told)
     tx.released.append(made)
-
-
-def _parsed(text: str) -> Release:
-    return documents.parse(Release, text, "stored release")

@@ -14,13 +14,13 @@ from sqlalchemy import Connection
 from rayplat.artifacts.manifest import check_digest
 from rayplat.errors import Conflict, InvalidInput, NotFound
 from rayplat.identity import require
-from rayplat.registry import documents, release_rules
+from rayplat.registry import release_rules
 from rayplat.registry.candidate import Candidate
-from rayplat.registry.record import audit, events, lineage, mlflow_rows, rows
+from rayplat.registry.record import audit, events, lineage, mlflow_rows, release_rows, rows
 from rayplat.registry.record.database import Tx
 from rayplat.registry.record.prepared import Prepared
-from rayplat.registry.record.schema import alias_head, model_version, pin, promotion, release
-from rayplat.types import ModelVersion, Principal, PromotionState, Release, Role, VersionState
+from rayplat.registry.record.schema import alias_head, model_version, pin, promotion
+from rayplat.types import ModelVersion, Principal, PromotionState, Role, VersionState
 
 _LAST_NUMBER = 2**31 - 1  # what the column holds; a larger one is an error of the driver, not an empty answer
 _REASON_LENGTH = 2000
@@ -151,14 +151,8 @@ def holders(connection: Connection, version: ModelVersion) -> list[str]:
     )
     asked = asked.order_by(promotion.c.promotion_id)
     found += [f"promotion {row.promotion_id} ({row.state})" for row in connection.execute(asked)]
-    return found + (["the release in force"] if str(mine[1]) in _released(connection, version.model) else [])
-
-
-def _released(connection: Connection, model: str) -> tuple[str, ...]:
-    """The targets that the release of a model names."""
-    newest = sa.select(release.c.release).where(release.c.model == model).order_by(release.c.generation.desc())
-    text = connection.scalar(newest.limit(1))
-    return () if text is None else release_rules.targets(documents.parse(Release, text, "stored release"))
+    named = release_rules.targets(release_rows.in_force(connection, version.model))
+    return found + (["the release in force"] if str(mine[1]) in named else [])
 
 
 _VERBS = {VersionState.RETIRED: "retire", VersionState.ACTIVE: "restore", VersionState.DELETED: "delete"}
