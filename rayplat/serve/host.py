@@ -102,6 +102,7 @@ class ModelHost:
             await asyncio.to_thread(self._parts.tap.close, _DRAIN_S)
         self._batcher.close()
         self.plane.close()
+        self._app.close()
 
     def check_health(self) -> None:
         """Raises when this replica can no longer follow its alias or compute; Serve then replaces it."""

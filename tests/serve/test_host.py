@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import math
 import pickle
@@ -17,7 +18,9 @@ import pyarrow as pa
 import pytest
 
 from rayplat.errors import Corrupt, DeadlineExceeded, NotFound, Overloaded
+from rayplat.serve.http import compression
 from rayplat.serve.log import schema as log_schema
+from rayplat.serve.protocols import mlflow, v2
 from rayplat.serve.request import Call, InferRequest
 from rayplat.types import EndpointSpec, Limits, Principal, Role
 from tests.serve.fakes import SPEC, Answer, Bench, Client, FakeLoader, bench, head, until
@@ -291,6 +294,57 @@ def test_a_version_that_loads_for_long_ends_at_the_deadline_and_is_there_later()
         assert loader.loads == [1, 3]
 
     on_host(test, loader=loader)
+
+
+@pytest.mark.parametrize("size", [0, 400_000])
+def test_a_time_limit_in_the_body_covers_the_load_of_the_version(size: int) -> None:
+    loader = FakeLoader()
+
+    async def test(b: Bench) -> None:
+        loader.gate = threading.Event()
+        began = time.monotonic()
+        said = {"timeout": 100_000, "note": "x" * size}
+        reason = refused(await b.client.infer(path="/versions/3/infer", parameters=said), 504, "DeadlineExceeded")
+        assert reason.startswith("the load of version 3 did not answer within 0.")
+        assert time.monotonic() - began < 2
+        loader.gate.set()
+        for odd in ({"timeout": "soon"}, {"timeout": -1}, ["timeout"], "timeout"):
+            refused(await b.client.infer(path="/versions/3/infer", parameters=odd), 422, "InvalidInput")
+        assert (await b.client.infer(path="/versions/3/infer", parameters=said)).status == 200
+
+    on_host(test, loader=loader)
+
+
+def test_large_bodies_are_read_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            threads.append(threading.current_thread().name.partition("-")[0])
+            return function(*args)
+
+        return noted
+
+    monkeypatch.setattr(v2, "parse", noting(v2.parse))
+    monkeypatch.setattr(mlflow, "parse", noting(mlflow.parse))
+    monkeypatch.setattr(compression, "unpacked", noting(compression.unpacked))
+
+    async def test(b: Bench) -> None:
+        large = [f"F{i}-{'x' * 50}" for i in range(9_000)]
+        assert (await b.client.infer()).status == 200
+        assert (await b.client.infer(large)).status == 200
+        assert threads == ["MainThread", "read"]
+        body = json.dumps({"dataframe_split": {"columns": ["flight"], "data": [[key] for key in large]}}).encode()
+        assert (await b.client.request("POST", "/invocations", body)).status == 200
+        assert threads[2:] == ["read"]
+        packed = gzip.compress(body)
+        answer = await b.client.request("POST", "/invocations", packed, {"content-encoding": "gzip"})
+        assert answer.status == 200
+        assert threads[3:] == ["asyncio_0", "read"]  # the loop's own thread is none of them
+        reason = refused(await b.client.infer([*large[:-1], 7]), 422, "InvalidInput")
+        assert reason.startswith("inputs.flight[8999]")
+
+    on_host(test)
 
 
 def test_a_version_that_does_not_load_is_an_error_of_that_request_only() -> None:

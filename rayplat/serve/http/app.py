@@ -12,11 +12,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from rayplat.errors import BadRequest, PartFailed, RayplatError
 from rayplat.identity import hash_token
 from rayplat.serve.access import PREDICT, Access
+from rayplat.serve.computing.calls import Calls
 from rayplat.serve.dataplane import DataPlane, Serving
 from rayplat.serve.http.exchange import ClientGoneError, Exchange, Header, Receive, Scope, Send
 from rayplat.serve.http.routes import Route, prefix, route
@@ -29,9 +31,11 @@ from rayplat.settings import ServeSettings
 from rayplat.types import EndpointSpec, Principal
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TARGET_HEADER = b"x-rayplat-target"
 _OPEN = frozenset({"ready", "ping", "version"})  # routes that say nothing of the model but that it is there
+_LARGE_BYTES = 256 << 10  # of a body; the loop stands for about 20 ms for each megabyte of JSON
 _WATCH_S = 0.05  # from then on a request is given up when its client leaves; shorter ones are not worth a task
 
 
@@ -45,6 +49,7 @@ class HttpApp:
         self._access, self._metrics = access, metrics
         self._route = prefix(spec.model, spec.alias)
         self._rate = RateLimit.of(spec.limits)
+        self._reading = Calls("read", "the reading of the body", 1)  # one at a time: it takes many times its size
         self._actions: dict[str, Callable[[Exchange, Route, Principal | None], Awaitable[int]]] = {
             "infer": self._infer,
             "stream": self._stream,
@@ -97,6 +102,10 @@ class HttpApp:
         else:
             await self._actions[found.action](exchange, found, principal)
 
+    def close(self) -> None:
+        """End its thread."""
+        self._reading.close()
+
     def take(self, secret: str | None, principal: Principal | None) -> None:
         """Count the request against its token's limit, whichever way it came. Raises `Overloaded`."""
         if self._rate is None:
@@ -111,10 +120,7 @@ class HttpApp:
     async def _infer(self, exchange: Exchange, found: Route, principal: Principal | None) -> int:
         call = self._call(exchange, principal)
         self._plane.admit(call)
-        exchange.check_json()
-        body = await exchange.read(self._settings.max_body_bytes)
-        serving = await self._plane.serving(found.version, call.deadline)
-        request = v2.parse(body, serving.loaded.signature, self._settings.max_rows, exchange.header_length)
+        request, serving = await self._asked(exchange, found, call)
         if exchange.wants_events:
             return await self._events(exchange, request, call, serving)
         answer = await self._answered(exchange, request, call, serving)
@@ -126,21 +132,43 @@ class HttpApp:
         self._plane.admit(call)
         body = await exchange.read(self._settings.max_body_bytes)
         serving = await self._plane.serving(found.version, call.deadline)
-        request = mlflow.parse(body, exchange.content_type, serving.loaded.signature, self._settings.max_rows)
+        kind, signature = exchange.content_type, serving.loaded.signature
+        request = await self._read(body, call, partial(mlflow.parse, body, kind, signature, self._settings.max_rows))
+        _note(request, call)
         answer = await self._answered(exchange, request, call, serving)
         return await exchange.answer(200, mlflow.response(answer, request), *_named(answer))
 
     async def _stream(self, exchange: Exchange, found: Route, principal: Principal | None) -> int:
         call = self._call(exchange, principal)
-        exchange.check_json()
-        body = await exchange.read(self._settings.max_body_bytes)
-        serving = await self._plane.serving(found.version, call.deadline)
-        request = v2.parse(body, serving.loaded.signature, self._settings.max_rows, exchange.header_length)
+        request, serving = await self._asked(exchange, found, call)
         return await self._events(exchange, request, call, serving)
 
-    async def _events(self, exchange: Exchange, request: v2.Request, call: Call, serving: Serving) -> int:
+    async def _asked(self, exchange: Exchange, found: Route, call: Call) -> tuple[v2.Request, Serving]:
+        """The request of protocol v2, and the version it was parsed for."""
+        exchange.check_json()
+        body = await exchange.read(self._settings.max_body_bytes)
+        length = exchange.header_length
+        if found.version is not None and self._plane.held(found.version) is None:  # its load is under the limit, too
+            present = await self._plane.serving(None)
+            wanted = partial(v2.timeout_s, body, present.loaded.signature, length)
+            _limit(call, await self._read(body, call, wanted))
+        serving = await self._plane.serving(found.version, call.deadline)
+        parse = partial(v2.parse, body, serving.loaded.signature, self._settings.max_rows, length)
+        request = await self._read(body, call, parse)
         _note(request, call)
+        return request, serving
 
+    async def _read(self, body: bytes, call: Call, parse: Callable[[], T]) -> T:
+        """What ``parse`` makes of ``body``. A large one beside the loop: JSON is decoded under the interpreter's lock
+        wherever that is done, but what is made of it, and other formats, let other requests in between."""
+        if len(body) < _LARGE_BYTES:
+            return parse()
+        return await self._reading.run(parse, self._left_s(call))
+
+    def _left_s(self, call: Call) -> float:
+        return self._spec.limits.deadline_s if call.deadline is None else max(call.deadline - time.monotonic(), 0.001)
+
+    async def _events(self, exchange: Exchange, request: v2.Request, call: Call, serving: Serving) -> int:
         async def events() -> AsyncIterator[bytes]:
             async with contextlib.aclosing(self._plane.stream(request, call, serving)) as answers:
                 async for answer in answers:
@@ -150,18 +178,13 @@ class HttpApp:
 
     async def _explain(self, exchange: Exchange, found: Route, principal: Principal | None) -> int:
         call = self._call(exchange, principal)
-        exchange.check_json()
-        body = await exchange.read(self._settings.max_body_bytes)
-        serving = await self._plane.serving(found.version, call.deadline)
-        request = v2.parse(body, serving.loaded.signature, self._settings.max_rows, exchange.header_length)
-        _note(request, call)
+        request, serving = await self._asked(exchange, found, call)
         with exchange.watched(_WATCH_S):
             explanation = await self._plane.explain(request, call, serving)
         content = v2.explanation(serving.loaded, serving.head, call.request_id, explanation)
         return await exchange.answer(200, content, *_version(serving.loaded))
 
     async def _answered(self, exchange: Exchange, request: InferRequest, call: Call, serving: Serving) -> Answer:
-        _note(request, call)
         exchange.counted = True  # by the data plane, from here on
         with exchange.watched(_WATCH_S):
             return await self._plane.infer(request, call, serving)
@@ -227,7 +250,10 @@ def _note(request: InferRequest, call: Call) -> None:
     """What the body says about the call: its id, which names the request from here on, and a time limit."""
     if request.id is not None:
         call.request_id = request.id
-    timeout_s = getattr(request, "timeout_s", None)
+    _limit(call, getattr(request, "timeout_s", None))
+
+
+def _limit(call: Call, timeout_s: float | None) -> None:
     if timeout_s is not None and call.deadline is not None:
         call.deadline = min(call.deadline, time.monotonic() + timeout_s)
 

@@ -26,6 +26,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
+_LARGE_BYTES = 16 << 10  # of a packed body, which may be a thousand times that
 _BODY_S = 30.0  # a body that takes longer is not worth a slot
 _TENSORS = ("application/json", "application/octet-stream", "")  # Triton's clients name the second, or none
 _ONCE = (b"content-length", b"content-type", b"content-encoding", b"inference-header-content-length")
@@ -128,7 +129,11 @@ class Exchange:
         if declared is not None and len(body) != int(declared):
             raise BadRequest(f"the body has {len(body)} bytes, content-length says {int(declared)}")
         encoding = self._headers.get(b"content-encoding")
-        return body if encoding is None else compression.unpacked(body, encoding, limit)
+        if encoding is None:
+            return body
+        if len(body) < _LARGE_BYTES:
+            return compression.unpacked(body, encoding, limit)
+        return await asyncio.to_thread(compression.unpacked, body, encoding, limit)
 
     def _check_headers(self) -> None:
         given = self._scope["headers"]

@@ -67,6 +67,18 @@ def parse(body: bytes, signature: Signature, max_rows: int, header_length: int |
     return _parsed(given, raw, signature, max_rows, header_length is not None)
 
 
+def timeout_s(body: bytes, signature: Signature, header_length: int | None = None) -> float | None:
+    """How long the client of the request in ``body`` will wait, before anything else is known of it; None where it does
+    not say so in a way that `parse` takes."""
+    if b'"timeout"' not in body:
+        return None
+    try:
+        given = orjson.loads(body if header_length is None else body[:header_length])
+        return parameters.timeout_s(signature, given["parameters"])
+    except (ValueError, TypeError, LookupError, AttributeError, InvalidInput):
+        return None
+
+
 def response(answer: Answer, request: InferRequest | None = None) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     """The answer's body, and the headers that say how much of it is JSON where raw tensors follow. Numbers that JSON
     does not have (NaN, infinities) are null in it, and exact in raw tensors."""
