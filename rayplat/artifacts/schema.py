@@ -27,14 +27,18 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
+    """``keys`` are what features are looked up by, none where a request brings them."""
+
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
+    keys: tuple[str, ...] = ()
 
 
 def of_spec(spec: ModelSpec) -> Schema:
     """The schema of a model of ours: every feature is an input, every output a number."""
     inputs = tuple(Field(f.name, _kind(f.kind), not f.nullable) for f in spec.features)
-    return Schema(inputs, tuple(Field(name, "number") for name in spec.outputs))
+    keys = (spec.entity,) if spec.views else ()
+    return Schema(inputs, tuple(Field(name, "number") for name in spec.outputs), keys)
 
 
 def of_signature(signature: Signature) -> Schema:
@@ -42,7 +46,7 @@ def of_signature(signature: Signature) -> Schema:
     a request that sends it may be refused for a missing value."""
     looked_up = bool(signature.keys)
     inputs = (Field(s.name, _tensor(s), not s.nullable if looked_up else s.required) for s in signature.inputs)
-    return Schema(tuple(inputs), tuple(Field(s.name, _tensor(s)) for s in signature.outputs))
+    return Schema(tuple(inputs), tuple(Field(s.name, _tensor(s)) for s in signature.outputs), signature.keys)
 
 
 def of_tree(tree: Tree) -> Schema | None:
@@ -67,7 +71,7 @@ def problems(candidate: Schema | None, champion: Schema | None) -> tuple[str, ..
         return ()
     if candidate is None:
         return ("the model declares no inputs and outputs, the version that is served now does",)
-    return (*_inputs(candidate, champion), *_outputs(candidate, champion))
+    return (*_inputs(candidate, champion), *_outputs(candidate, champion), *_keys(candidate, champion))
 
 
 def _inputs(candidate: Schema, champion: Schema) -> Iterator[str]:
@@ -92,6 +96,12 @@ def _outputs(candidate: Schema, champion: Schema) -> Iterator[str]:
             yield f"the output {was.name!r} was removed"
         elif new[was.name].kind != was.kind:
             yield f"the output {was.name!r} is {new[was.name].kind} and was {was.kind}"
+
+
+def _keys(candidate: Schema, champion: Schema) -> Iterator[str]:
+    if champion.keys and champion.keys != candidate.keys:
+        now = ", ".join(candidate.keys) or "nothing"
+        yield f"features are looked up by {now}, and were by {', '.join(champion.keys)}"
 
 
 def _kind(name: str) -> str:

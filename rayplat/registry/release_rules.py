@@ -55,6 +55,11 @@ def targets(release: Release) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*found, *(shadow.target for shadow in release.shadows)]))
 
 
+def answering(release: Release) -> tuple[str, ...]:
+    """The targets other than the default alias whose answers clients get, or will get by the canary's last step."""
+    return tuple(_exposure(release))
+
+
 def reached(release: Release) -> tuple[str, ...]:
     """The targets other than the default alias that get requests by it, or copies of them."""
     copied = [shadow.target for shadow in release.shadows if shadow.sample > 0]
@@ -130,7 +135,7 @@ def _of_canary(canary: Canary) -> Iterator[_Rule]:
     ascending = all(a < b for a, b in zip(canary.steps, canary.steps[1:], strict=False))
     fits = ascending and canary.steps[0] > 0 and canary.steps[-1] <= 1
     shown = ", ".join(f"{step:g}" for step in canary.steps)
-    yield "canary.steps", fits, f"{shown} is no ascending row of shares above 0 and up to 1"
+    yield "canary.steps", fits, f"{shown} is no ascending row of shares above 0 and up to 1 (0.05 is 5 %)"
     yield "canary.step", 0 <= canary.step < len(canary.steps), f"there is no step {canary.step}"
     yield "canary.hold_s", 0 <= canary.hold_s <= _LONGEST_S, "it must be between 0 s and 30 days"
     yield "canary.min_requests", 0 <= canary.min_requests <= 10**9, "it must be between 0 and 1e9"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from rayplat.artifacts.provenance import Facts
 from rayplat.artifacts.schema import Schema
 from rayplat.artifacts.store import ArtifactStore
 from rayplat.errors import RayplatError, Unavailable
+from rayplat.registry import release_schemas
 from rayplat.registry.calls import Registry
 from rayplat.registry.record import aliases, versions, waivers
 from rayplat.types import ModelSpec, ModelVersion, Promotion, VerificationEvidence, VersionState
@@ -77,7 +78,7 @@ def verify(
 def verify_promotion(
     registry: Registry, store: ArtifactStore, settings: Settings, promotion: Promotion
 ) -> VerificationEvidence:
-    """`verify` for what a promotion asks, with the waivers and the version in place at this moment."""
+    """`verify` for what a promotion asks, with the waivers, the version and the release in place at this moment."""
     version = registry.read(versions.get, promotion.model, promotion.version)
     if version.digest != promotion.digest:
         reason = f"the record says {version.digest} for {version.model}/{version.version}"
@@ -85,14 +86,16 @@ def verify_promotion(
     waiver = registry.read(waivers.find, waivers.FORMAT, version.digest, but_by=(version.author, version.run_author))
     before = _before(registry, promotion)
     try:
-        served = None if before in (None, version.digest) else schema_of(store, str(before))
+        served = None if before in (None, version.digest) else release_schemas.schema_of(store, str(before))
+        beside = release_schemas.problems_of_move(registry, store, version.model, promotion.alias, version.version)
         trusted = keys.trusted(settings.keys_folder)
     except Unavailable:
         raise
     except RayplatError as e:
         return _Found(problems=[f"what it is compared and checked with cannot be read: {e}"]).evidence(version.digest)
     waived = (version.digest,) if waiver is not None else ()
-    return verify(store, version, keys=trusted, waivers=waived, champion_spec=served)
+    found = verify(store, version, keys=trusted, waivers=waived, champion_spec=served)
+    return replace(found, schema_problems=(*found.schema_problems, *beside))
 
 
 def _before(registry: Registry, promotion: Promotion) -> str | None:
@@ -101,11 +104,6 @@ def _before(registry: Registry, promotion: Promotion) -> str | None:
     if head is None or registry.read(versions.get, head.model, head.version).state is VersionState.DELETED:
         return None
     return head.digest
-
-
-def schema_of(store: ArtifactStore, digest: str) -> Schema | None:
-    """What the model in the tree ``digest`` takes and gives; None where it does not say."""
-    return schema.of_tree(formats.stored_tree(store, digest))
 
 
 def _signature(found: _Found, store: ArtifactStore, version: ModelVersion, trusted: TrustedKeys) -> None:

@@ -104,12 +104,8 @@ def compatible(candidate: Signature, served: Signature) -> tuple[str, ...]:
     if served.open:
         return ()
     found = list(schema.problems(None if candidate.open else _schema(candidate), _schema(served)))
-    if not candidate.open:
-        if served.keys and served.keys != candidate.keys:
-            now = ", ".join(candidate.keys) or "nothing"
-            found.append(f"features are looked up by {now}, and were by {', '.join(served.keys)}")
-        if served.matrix is not None and _whole(candidate) != _whole(served):
-            found.append(f"one array of shape {list(served.matrix.shape)} was taken, and is no longer")
+    if not candidate.open and served.matrix is not None and _whole(candidate) != _whole(served):
+        found.append(f"one array of shape {list(served.matrix.shape)} was taken, and is no longer")
     return tuple(found)
 
 
@@ -127,7 +123,7 @@ def _schema(signature: Signature) -> Schema:
     """Of requests: what has to be in one, looked up or not."""
     found = schema.of_signature(signature)
     required = {s.name: s.required for s in signature.inputs}
-    return Schema(tuple(replace(field, required=required[field.name]) for field in found.inputs), found.outputs)
+    return replace(found, inputs=tuple(replace(field, required=required[field.name]) for field in found.inputs))
 
 
 def _whole(signature: Signature) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from rayplat.registry import release_schemas
 from rayplat.registry.record import aliases, drift
 from rayplat.services.verbs import Noun, route
 from rayplat.types import AliasDrift, AliasHead, Role
@@ -40,7 +41,9 @@ class Aliases(Noun):
     def set(self, model: str, alias: str, version: int, *, expected_generation: int | None = None) -> AliasHead:
         """Point a free alias at a version, if nobody moved it since ``expected_generation``.
 
-        A protected alias moves by promotion: Forbidden. StaleGeneration where somebody was faster."""
+        A protected alias moves by promotion: Forbidden. StaleGeneration where somebody was faster. SchemaMismatch where
+        a release in force brings it together with a version that takes other requests."""
+        release_schemas.check_move(self._context.registry, self._context.artifacts, model, alias, version)
         return self._context.registry.write(
             aliases.set, model, alias, version, expected_generation, by=self._context.principal
         )

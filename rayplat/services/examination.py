@@ -5,14 +5,15 @@ What it finds is written in the platform's name. Each step is left out where it 
 
 from __future__ import annotations
 
-from rayplat.registry import documents, verification
+from rayplat.registry import documents, release_schemas, verification
 from rayplat.registry.gates import custom
 from rayplat.registry.promotion import OPEN
 from rayplat.registry.record import artifacts, promotions, versions
 from rayplat.registry.record.promotion_rows import PLATFORM
 from rayplat.services.verbs import Context
-from rayplat.types import Principal, PrincipalKind, Promotion, Role
+from rayplat.types import Principal, PrincipalKind, Promotion, Role, Verdict
 
+_SCHEMA = "schema_compatible"
 _PLATFORM = Principal(PLATFORM, Role.ADMIN, PrincipalKind.SERVICE)
 
 
@@ -28,6 +29,14 @@ def examine(context: Context, asked: Promotion, again: bool = False) -> Promotio
     if asked.evidence is not None:
         _keep_report(context, asked)
     return _with_custom_gates(context, asked)
+
+
+def check_release(context: Context, asked: Promotion) -> None:
+    """Raises `SchemaMismatch` where the schema gate would not pass any more, because of a release that began since.
+    Who waived that gate has seen to it."""
+    passed = any(r.gate.partition("#")[0] == _SCHEMA and r.verdict is Verdict.PASS for r in asked.gates)
+    if passed and asked.state in OPEN:
+        release_schemas.check_move(context.registry, context.artifacts, asked.model, asked.alias, asked.version)
 
 
 def _verified(context: Context, asked: Promotion) -> Promotion:

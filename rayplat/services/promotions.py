@@ -86,7 +86,9 @@ class Promotions(Noun):
         """Approve exactly what was seen; with the last approval needed the alias moves.
 
         ``subject_digest`` names what was seen: another subject by now is refused. The requester and the authors of
-        the version and of its run may not approve."""
+        the version and of its run may not approve. SchemaMismatch where a release that has begun since the schema was
+        looked at sends requests to a version that takes others."""
+        examination.check_release(self._context, self.get(promotion_id))
         return self._context.registry.write(decisions.approve, promotion_id, subject_digest, by=self._context.principal)
 
     @route("POST", "/promotions/{promotion_id}/reject", Role.APPROVER)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rayplat.errors import Conflict, NotFound, RayplatError
-from rayplat.registry import release_rules
+from rayplat.registry import release_rules, release_schemas
 from rayplat.registry.record import releases, signals, versions
 from rayplat.registry.release_rules import PRIMARY
 from rayplat.services.endpoints import Endpoints
@@ -178,6 +178,7 @@ class Releases(Noun):
         """Check, start what is missing, write. The record refuses it where somebody was faster."""
         context = self._context
         before = context.registry.read(releases.examine, release, context.principal)
+        release_schemas.check_release(context.registry, context.artifacts, before, release)
         new = set(release_rules.targets(release)) - set(release_rules.targets(before)) - {PRIMARY}
         if new:
             self._serve(release.model, sorted(new))

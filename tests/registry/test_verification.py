@@ -226,6 +226,15 @@ def test_an_optional_input_that_becomes_required() -> None:
     assert schema.problems(SERVED, was) == ("the input 'a' is required and was optional",)
 
 
+def test_features_are_looked_up_by_the_same_keys() -> None:
+    views = {"schedule": "sha256:" + "1" * 64}
+    by_flight, by_plane = (schema.of_spec(ModelSpec("m", key, (), views)) for key in ("flight", "plane"))
+    brought = schema.of_spec(ModelSpec("m", "flight", (), {}))
+    assert schema.problems(by_flight, by_flight) == schema.problems(by_flight, brought) == ()
+    assert schema.problems(by_plane, by_flight) == ("features are looked up by plane, and were by flight",)
+    assert schema.problems(brought, by_flight) == ("features are looked up by nothing, and were by flight",)
+
+
 def test_a_version_against_what_is_served(world: World) -> None:
     served = ModelSpec("m", "e", (FeatureSpec("a", "numeric"), FeatureSpec("q", "categorical")), {}, ("probability",))
     found = world.verify(world.version(weights(world.work / "m")), champion_spec=served)
