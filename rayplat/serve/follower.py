@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rayplat.errors import NotFound, RayplatError, SchemaMismatch, Unavailable
+from rayplat.errors import NotFound, PartFailed, RayplatError, SchemaMismatch, Unavailable
 from rayplat.serve import signatures
 from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
 from rayplat.types import AliasHead
@@ -139,7 +139,7 @@ class AliasFollower:
         return await asyncio.to_thread(self._load, head)
 
     def _load(self, head: AliasHead) -> LoadedVersion:
-        loaded = self._loader.load(self._model, head.version, head.digest)
+        loaded = _opened(self._loader, self._model, head.version, head.digest)
         if self._measure is not None:
             self._measure(loaded)
         return loaded
@@ -157,6 +157,17 @@ class AliasFollower:
 
     def _fields(self, head: AliasHead) -> dict[str, object]:
         return {"model": head.model, "alias": head.alias, "version": head.version, "generation": head.generation}
+
+
+def _opened(loader: Loader, model: str, version: int, digest: str) -> LoadedVersion:
+    """The version, loaded. Code of its own that would end the process (``sys.exit``) fails its load only."""
+    try:
+        return loader.load(model, version, digest)
+    except Exception:
+        raise
+    except BaseException as e:
+        reason = f"its code raised {type(e).__name__} while it was loaded"
+        raise PartFailed(f"version {version} of model {model!r}", reason) from e
 
 
 def _same_requests(new: LoadedVersion, old: LoadedVersion) -> None:
@@ -202,7 +213,7 @@ class PinnedVersions:
     async def _load(self, version: int) -> LoadedVersion:
         known = await self._registry.version(self._model, version)
         async with self._turn:
-            loaded = await asyncio.to_thread(self._loader.load, self._model, version, known.digest)
+            loaded = await asyncio.to_thread(_opened, self._loader, self._model, version, known.digest)
             self._loaded[version] = loaded
             while len(self._loaded) > self._capacity:
                 self._loaded.pop(next(iter(self._loaded)))

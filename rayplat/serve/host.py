@@ -116,6 +116,9 @@ class ModelHost:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":  # there are none here: 403 to the handshake
+            await receive()
+            await send({"type": "websocket.close"})
 
     # --- what other processes ask, by handle ----------------------------------------------------------
 

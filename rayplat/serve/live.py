@@ -133,7 +133,7 @@ class LiveHost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             with self.using() as host:
                 await host(scope, receive, send)
         elif scope["type"] == "lifespan":

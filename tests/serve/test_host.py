@@ -358,6 +358,22 @@ def test_a_version_that_does_not_load_is_an_error_of_that_request_only() -> None
     on_host(test, loader=loader)
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_version_that_would_end_the_process_when_it_is_loaded_does_not(error: BaseException) -> None:
+    loader = FakeLoader()
+    loader.broken[4] = error  # type: ignore[assignment]
+
+    async def test(b: Bench) -> None:
+        reason = refused(await b.client.infer(path="/versions/4/infer"), 500, "PartFailed")
+        assert f"its code raised {type(error).__name__} while it was loaded" in reason
+        b.registry.move(4)
+        await until(lambda: b.host.stats()["failure"] is not None)
+        b.host.check_health()
+        assert (await b.client.infer()).json["model_version"] == "1"
+
+    on_host(test, loader=loader)
+
+
 def test_a_prediction_that_is_no_number_is_an_error_never_json() -> None:
     loader = FakeLoader()
     loader.value = float("nan")

@@ -99,18 +99,26 @@ def computed(
     """The model's outputs, each of ``rows`` rows, or what is wrong. ``quiet``: it will be tried again in parts."""
     try:
         outputs = loaded.predict(columns, params)
+        wrong = _wrong(outputs, rows)
     except RayplatError as e:
         return e
     except BaseException as e:  # SystemExit, or a panic of native code, would end the thread or the loop
         if not quiet:
             log.exception("a model failed", extra={"model": loaded.model, "version": loaded.version})
         return PartFailed(_part(loaded), f"the model failed ({type(e).__name__}), see the host's log")
+    return outputs if wrong is None else PartFailed(_part(loaded), wrong)
+
+
+def _wrong(outputs: Any, rows: int) -> str | None:
+    """What makes ``outputs`` no answer for ``rows`` rows; None where it is one."""
+    if not isinstance(outputs, Mapping):
+        return f"it gave no outputs by name but {type(outputs).__name__!r}"
     for name, values in outputs.items():
         found = len(values) if isinstance(values, list) or np.ndim(values) else None
         if found != rows:
             has = "one value" if found is None else f"{found} rows"
-            return PartFailed(_part(loaded), f"its output {name!r} has {has} for {rows} rows of inputs")
-    return outputs
+            return f"its output {name!r} has {has} for {rows} rows of inputs"
+    return None
 
 
 def _part(loaded: LoadedVersion) -> str:
