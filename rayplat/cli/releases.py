@@ -1,4 +1,4 @@
-"""Commands of release control, which take shares as people write them: ``champion=90 challenger=10``, ``1,5,25``."""
+"""Commands of release control, which take shares as people write them: ``champion=90 challenger=10``, ``1%,5%,25%``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayplat.cli.connection import Home, Json, Url
 from rayplat.errors import InvalidInput
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_STEPS = "1,5,25,50,100"
+_STEPS = "1%,5%,25%,50%,100%"
 
 Sticky = Annotated[
     str,
@@ -79,7 +79,9 @@ def shadow(
 def canary(
     model: str,
     target: Annotated[str | None, typer.Argument(help="An alias, or an exact version such as v7.")] = None,
-    steps: Annotated[str, typer.Option(help="Percent of the requests, step by step.")] = _STEPS,
+    steps: Annotated[
+        str, typer.Option(help="Part of the requests, step by step: 5%,25%,100%, or 1/20,1/4,1/1.")
+    ] = _STEPS,
     hold: Annotated[str, typer.Option(help="How long each step takes at least: 90s, 5m, 2h.")] = "5m",
     min_requests: Annotated[int, typer.Option(help="Requests that each step needs.")] = 100,
     max_error_rate: Annotated[float, typer.Option(help="Failing share, 0 to 1, beyond which it goes back.")] = 0.01,
@@ -133,7 +135,23 @@ def _weights(shares: list[str]) -> dict[str, float]:
 
 
 def _steps(text: str) -> tuple[float, ...]:
-    return tuple(_number("steps", part.strip().removesuffix("%")) / 100 for part in text.split(","))
+    """``5%`` and ``1/20`` say what they are. Bare numbers are percentages where nobody can take them for fractions:
+    none is below 1, and one is above."""
+    parts = [part.strip() for part in text.split(",")]
+    bare = [_number("steps", part) for part in parts if not part.endswith("%") and "/" not in part]
+    if bare and (min(bare) < 1 or max(bare) == 1):
+        hint = "say 0.5% or 50%, or the fraction 1/2: a bare number could be a percentage or a fraction"
+        raise InvalidInput("steps", f"{text!r} can be read in two ways: {hint}")
+    return tuple(_step(part) for part in parts)
+
+
+def _step(part: str) -> float:
+    if "/" not in part:
+        return _number("steps", part.removesuffix("%")) / 100
+    above, _, below = part.partition("/")
+    if _number("steps", below) <= 0:
+        raise InvalidInput("steps", f"{part!r} is no fraction such as 1/20")
+    return _number("steps", above) / _number("steps", below)
 
 
 def _seconds(text: str) -> float:

@@ -21,23 +21,24 @@ def shadow(found: ShadowVerdict) -> Group:
         f"[bold]{escape(found.model)}[/bold]  shadow [bold]{escape(found.shadow)}[/bold] (version "
         f"{found.shadow_version}) beside {escape(found.primary)} (version {found.primary_version})"
     )
-    shift = found.score_shift
+    shift, moved = found.score_shift, f"{seen.score_shift:+.4f}"
     figures = _table("", "", f"{found.level:.0%} interval", right=(1, 2))
-    figures.add_row("pairs", f"{seen.pairs:,}", "")
+    figures.add_row("requests", f"{seen.requests:,}", "")
+    figures.add_row("rows, in pairs", f"{seen.pairs:,}", "")
     figures.add_row(f"agree ({found.rule})", _share(found.agreement.value), _shares(found.agreement))
-    figures.add_row("errors of the shadow only", _share(found.error_rate.value), _shares(found.error_rate))
-    figures.add_row("score shift", f"{shift.value:+.4f}", f"{shift.low:+.4f} to {shift.high:+.4f}")
+    figures.add_row("requests only the shadow failed", _share(found.error_rate.value), _shares(found.error_rate))
+    figures.add_row("score shift", moved, "-" if shift is None else f"{shift.low:+.4f} to {shift.high:+.4f}")
     times = _table("latency, ms", "p50", "p99", right=(1, 2))
     times.add_row("shadow", f"{seen.candidate_p50_ms:.2f}", f"{seen.candidate_p99_ms:.2f}")
     times.add_row("primary", f"{seen.primary_p50_ms:.2f}", f"{seen.primary_p99_ms:.2f}")
     parts: list[Any] = [title, _time(found.since, found.until), "", figures, "", times]
     if found.by_segment:
-        segments = _table("segment", "pairs", "agree", f"{found.level:.0%} interval", right=(1, 2, 3))
+        segments = _table("segment", "requests", "rows", "agree", f"{found.level:.0%} interval", right=(1, 2, 3, 4))
         for one in found.by_segment[:_MOST_SEGMENTS]:
             apart = one.agreement.high < found.agreement.low
             colour = "red" if apart else "default"
             share = f"[{colour}]{_share(one.agreement.value)}[/{colour}]"
-            segments.add_row(escape(one.segment), f"{one.pairs:,}", share, _shares(one.agreement))
+            segments.add_row(escape(one.segment), f"{one.requests:,}", f"{one.pairs:,}", share, _shares(one.agreement))
         parts += ["", segments]
         if len(found.by_segment) > _MOST_SEGMENTS:
             parts.append(f"[dim]{len(found.by_segment) - _MOST_SEGMENTS} more segments; --json has all[/dim]")

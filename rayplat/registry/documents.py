@@ -33,9 +33,11 @@ def finite(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's types: dataclasses as objects, times as ISO 8601 in UTC."""
+    """``value`` in JSON's types: dataclasses as objects, times as ISO 8601 in UTC. A field of a dataclass that is
+    ``later`` by its metadata is left out while it has its default: an older document keeps its digest."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        given = {f.name: (f, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: plain(v) for name, (f, v) in given.items() if not (f.metadata.get("later") and v == f.default)}
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, enum.Enum):

@@ -33,8 +33,9 @@ def quantile(level: float) -> float:
     return _NORMAL.inv_cdf(level)
 
 
-def wilson(successes: int, n: int, level: float) -> tuple[float, float]:
-    """Lower and upper bound of a proportion, each one-sided at ``level`` (Wilson 1927); (0, 1) for no observation."""
+def wilson(successes: float, n: float, level: float) -> tuple[float, float]:
+    """Lower and upper bound of a proportion, each one-sided at ``level`` (Wilson 1927); (0, 1) for no observation.
+    Numbers that are not whole are effective ones (`rayplat.registry.clustered`)."""
     if n == 0:
         return 0.0, 1.0
     z, p = quantile(level), successes / n

@@ -2,6 +2,9 @@
 
 Counts and moments, never verdicts: gates compute the intervals. Nothing here is checked when it is made, because
 evidence comes from outside; `rayplat.registry.gates` refuses what is missing, not finite or does not add up.
+
+Evidence is stored, and approvals name its digest. A field that was added later is `LATER`: documents leave it out while
+it has its default, so that what was stored before reads back with the digest it had.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -68,29 +73,37 @@ class LatencyEvidence:
 
 @dataclass(frozen=True)
 class SegmentAgreement:
-    """Shadow pairs of one segment (``column=value``), and in how many of them both gave the same answer."""
+    """Shadow pairs of one segment (``column=value``, ``""`` for all), in how many of them both gave the same answer, in
+    how many ``requests`` they came, and the ``design_effect`` of that (`rayplat.registry.clustered`; None: 1 where each
+    request was one row, else not known)."""
 
     segment: str
     pairs: int
     agreed: int
+    requests: int = field(default=0, metadata=LATER)
+    design_effect: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
 class ShadowEvidence:
-    """What a shadow saw: ``pairs`` requests answered by candidate and primary, ``errors`` more that only the candidate
-    failed. ``score_shift`` is the mean of candidate - primary over the pairs, ``score_shift_error`` its standard
-    error. Latencies in milliseconds, of the same requests."""
+    """What a shadow saw: ``pairs`` of rows, in ``requests`` that candidate and primary answered, and ``errors``: more
+    requests, which only the candidate failed. ``requests`` 0: evidence of an earlier release, which did not tell them.
+    ``design_effect`` is that of the agreement, as in `SegmentAgreement`. ``score_shift`` is the mean of candidate -
+    primary over the pairs, ``score_shift_error`` its standard error from the requests (None: fewer than two).
+    Latencies in milliseconds, of the same requests."""
 
     pairs: int
     agreed: int
     errors: int
     score_shift: float
-    score_shift_error: float
+    score_shift_error: float | None
     candidate_p50_ms: float
     candidate_p99_ms: float
     primary_p50_ms: float
     primary_p99_ms: float
     by_segment: tuple[SegmentAgreement, ...] = ()
+    requests: int = field(default=0, metadata=LATER)
+    design_effect: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ class CanaryState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Canary:
-    """``target`` gets a growing share: ``steps[step]`` of the requests, the next one after ``hold_s`` seconds and
-    ``min_requests`` answers by it. It is rolled back (share 0, ``reason`` says why) when its error rate is above
-    ``max_error_rate`` and above the primary's, its p99 above ``max_p99_ratio`` times the primary's, or a signal of a
-    kind in ``watch`` says so. ``since`` is when the present step began. ``sticky`` is as in `Split`."""
+    """``target`` gets a growing share: ``steps[step]`` of the requests (0.05 is 5 %), the next one after ``hold_s``
+    seconds and ``min_requests`` answers by it. It is rolled back (share 0, ``reason`` says why) when its error rate is
+    above ``max_error_rate`` and above the primary's, its p99 above ``max_p99_ratio`` times the primary's, or a signal
+    of a kind in ``watch`` says so. ``since`` is when the present step began. ``sticky`` is as in `Split`."""
 
     target: str
     steps: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5, 1.0)

@@ -19,18 +19,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SegmentVerdict:
-    """Agreement within ``column=value``."""
+    """Agreement within ``column=value``, of ``pairs`` of rows in ``requests``."""
 
     segment: str
     pairs: int
+    requests: int
     agreement: Estimate
 
 
 @dataclass(frozen=True)
 class ShadowVerdict:
     """How a shadow did on requests received in ``since <= t < until``. ``rule`` says in words when two answers agree;
-    intervals are two-sided at ``level``. ``log`` is the digest of the version of the log that was read, ``evidence``
-    what the gate decides on."""
+    intervals are two-sided at ``level``, from requests, whose rows are not independent. ``error_rate`` is a share of
+    requests. ``score_shift`` is None where fewer than two requests tell it. ``log`` is the digest of the version of the
+    log that was read, ``evidence`` what the gate decides on."""
 
     model: str
     primary: str
@@ -43,7 +45,7 @@ class ShadowVerdict:
     level: float
     agreement: Estimate
     error_rate: Estimate
-    score_shift: Estimate
+    score_shift: Estimate | None
     evidence: ShadowEvidence
     log: str
     by_segment: tuple[SegmentVerdict, ...] = ()

@@ -86,6 +86,10 @@ def test_a_canary_from_its_start_to_its_end(served: Served, hosts: Hosts, run: A
     made = current(served).canary
     assert made is not None
     assert (made.target, made.steps, made.hold_s, made.max_p99_ratio) == ("2", (0.01, 0.05, 1.0), 120.0, None)
+    assert run("canary", "m", "v2", "--steps", "0.5%,1/20, 1/1").exit_code == 0
+    again = current(served).canary
+    assert again is not None
+    assert again.steps == pytest.approx((0.005, 0.05, 1.0))
     for option, state in (("--pause", "paused"), ("--resume", "ramping"), ("--rollback", "rolled back")):
         done = run("canary", "m", option, role=Role.DEVELOPER)
         assert done.exit_code == 0, done.stderr
@@ -152,6 +156,11 @@ def test_signals_come_in_and_are_read(served: Served, run: Any) -> None:
         (("canary", "m", "v2", "--pause"), "name a target, or one of --pause"),
         (("canary", "m", "v2", "--hold", "soon"), "'soon' is no time"),
         (("canary", "m", "v2", "--steps", "1,b"), "'b' is no number"),
+        (("canary", "m", "v2", "--steps", "0.5,1"), "'0.5,1' can be read in two ways: say 0.5% or 50%"),
+        (("canary", "m", "v2", "--steps", "1"), "'1' can be read in two ways"),
+        (("canary", "m", "v2", "--steps", "0.5,5,100"), "can be read in two ways"),
+        (("canary", "m", "v2", "--steps", "1/0"), "'1/0' is no fraction such as 1/20"),
+        (("canary", "m", "v2", "--steps", "5%,200%"), "0.05, 2 is no ascending row of shares"),
     ],
 )
 def test_words_that_make_no_release(hosts: Hosts, run: Any, words: tuple[str, ...], said: str) -> None:

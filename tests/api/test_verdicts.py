@@ -250,6 +250,18 @@ def test_an_entity_counts_once_in_the_arm_of_its_first_request(world: World) -> 
     assert found.notes[0] == "100 units were answered by both arms; each counts in the arm of its first request"
 
 
+def test_the_rows_of_one_request_are_one_unit(world: World) -> None:
+    world.design()
+    at, arms = world.split(), assigned(600)
+    followers = [f"f{i}" for i in range(9)]  # one arm or the other answers them as it comes, for many callers
+    world.log([arm(at, i, c, p=[0.5] * 10, entity=[f"e{i}", *followers]) for i, c in enumerate(arms)])
+    world.outcomes("sales", {f"e{i}": float(i % 2) for i in range(600)} | dict.fromkeys(followers, 1.0))
+    found = world.verdicts.experiment(world.promotion_id, "sales")
+    assert (found.candidate.units, found.baseline.units) == (300, 300)
+    assert found.candidate.outcomes + found.baseline.outcomes == 600
+    assert not [note for note in found.notes if "both arms" in note]
+
+
 def test_entities_that_change_sides_though_the_split_goes_by_them_get_no_verdict(world: World) -> None:
     world.design()
     at, arms = world.split(sticky="entity"), assigned(600)

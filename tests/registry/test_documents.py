@@ -9,7 +9,7 @@ import pytest
 
 from rayplat.errors import InvalidInput
 from rayplat.registry import documents
-from rayplat.types import AliasPolicy, Evidence, GateSpec
+from rayplat.types import AliasPolicy, Evidence, GateSpec, ShadowEvidence
 from tests.registry.gates.cases import GOOD
 
 
@@ -39,6 +39,20 @@ def test_evidence_of_the_first_release_is_read() -> None:
         "parity": None,
     }
     assert documents.build(Evidence, old, "evidence") == Evidence("d", 5, {"auc": 1.0})
+
+
+def test_what_was_stored_before_a_field_was_added_keeps_its_digest() -> None:
+    stored = json.dumps(
+        {"pairs": 9, "agreed": 8, "errors": 0, "score_shift": 0.1, "score_shift_error": 0.1, "candidate_p50_ms": 1.0}
+        | {"candidate_p99_ms": 2.0, "primary_p50_ms": 1.0, "primary_p99_ms": 2.0}
+        | {"by_segment": [{"segment": "a=b", "pairs": 5, "agreed": 5}]}
+    )
+    old = documents.parse(ShadowEvidence, stored, "shadow")
+    assert (old.requests, old.design_effect, old.by_segment[0].requests) == (0, None, 0)
+    assert documents.digest(old) == documents.digest(json.loads(stored))
+    new = replace(old, requests=9)
+    assert documents.parse(ShadowEvidence, documents.text(new), "shadow") == new
+    assert documents.digest(new) != documents.digest(old)
 
 
 @pytest.mark.parametrize(

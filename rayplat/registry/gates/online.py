@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rayplat.registry import sequential
+from rayplat.registry import clustered, sequential
 from rayplat.registry.gates.gate import (
     COMPARE,
     SHADOW,
@@ -20,17 +20,20 @@ from rayplat.registry.gates.gate import (
     seen,
 )
 from rayplat.registry.statistics import quantile, wilson
-from rayplat.types import ExperimentEvidence, ShadowEvidence
+from rayplat.types import ExperimentEvidence, SegmentAgreement, ShadowEvidence
 
 _FIRST = "the alias does not exist yet: there is no live traffic to compare on"
+_REQUESTS, _SEGMENT_REQUESTS = 200, 50  # needed unless a policy says otherwise or wants fewer pairs
 _MISMATCH = 1e-4  # a split this unlikely under the design's share means that requests were lost or misrouted
 
 
 @dataclass(frozen=True)
 class ShadowAgreement:
-    """Of at least ``min_pairs``: the Wilson lower bound of the agreement, and the upper bounds of the error rate and
-    of the mean score shift (absolute), one-sided at ``level``; p99 of the candidate over the primary's; the agreement
-    in each of the ``segments`` (``column=value``) with at least ``min_segment_pairs``."""
+    """Of at least ``min_pairs`` of rows in at least ``min_requests`` (None: ``min_pairs``, at most 200; rows of one
+    request are not independent): the lower bound of the agreement (Wilson's by requests, `clustered.proportion`) and
+    the upper bounds of the share of failed requests and of the mean score shift (absolute), one-sided at ``level``; p99
+    of the candidate over the primary's; the agreement in each of the ``segments`` (``column=value``) with at least
+    ``min_segment_pairs`` in ``min_segment_requests`` (None: ``min_segment_pairs``, at most 50)."""
 
     min_agreement: float = 0.95
     min_pairs: int = 1000
@@ -40,6 +43,8 @@ class ShadowAgreement:
     level: float = 0.95
     segments: tuple[str, ...] = ()
     min_segment_pairs: int = 200
+    min_requests: int | None = None
+    min_segment_requests: int | None = None
 
     def __post_init__(self) -> None:
         require_param("min_agreement", 0 < self.min_agreement <= 1, "a share above 0, at most 1")
@@ -50,6 +55,19 @@ class ShadowAgreement:
         require_param("max_score_shift", shift is None or 0 < shift < math.inf, "a finite number above 0")
         require_level(self.level)
         require_param("min_segment_pairs", self.min_segment_pairs >= 1, "at least 1")
+        for name, least in (("min_requests", self.min_requests), ("min_segment_requests", self.min_segment_requests)):
+            require_param(name, least is None or least >= 1, "at least 1")
+
+    @property
+    def least(self) -> tuple[int, int]:
+        """Pairs and requests that are needed."""
+        return self.min_pairs, min(self.min_pairs, _REQUESTS) if self.min_requests is None else self.min_requests
+
+    @property
+    def least_of_segment(self) -> tuple[int, int]:
+        """Pairs and requests that are needed in a segment."""
+        pairs, requests = self.min_segment_pairs, self.min_segment_requests
+        return pairs, min(pairs, _SEGMENT_REQUESTS) if requests is None else requests
 
 
 @dataclass(frozen=True)
@@ -79,28 +97,45 @@ def _shadow(params: ShadowAgreement, case: Case) -> Finding:
         return False, "no shadow has run"
     if not is_count(found.pairs, found.agreed, found.errors) or found.agreed > found.pairs:
         return False, f"{found.agreed!r} of {found.pairs!r} pairs agree with {found.errors!r} errors is no count"
-    if found.pairs < params.min_pairs:
-        return False, f"{found.pairs} pairs, at least {params.min_pairs} are needed"
-    findings = [_agreement(params, found), _errors(params, found), _latencies(params, found), *_shift(params, found)]
+    whole = SegmentAgreement("", found.pairs, found.agreed, found.requests, found.design_effect)
+    if (problem := _too_few(whole, params.least)) is not None:
+        return False, problem
+    findings = [_agreement(params, whole), _errors(params, found), _latencies(params, found), *_shift(params, found)]
     findings += [_segment(params, found, segment) for segment in params.segments]
     failed = [reason for ok, reason in findings if not ok]
     return not failed, "; ".join(failed or [reason for _, reason in findings])
 
 
-def _agreement(params: ShadowAgreement, found: ShadowEvidence) -> Finding:
-    lower = wilson(found.agreed, found.pairs, params.level)[0]
-    reason = f"{found.agreed} of {found.pairs} pairs agree, lower bound {lower:.4f}, {params.min_agreement:g} is wanted"
-    return lower >= params.min_agreement, reason
+def _too_few(found: SegmentAgreement, least: tuple[int, int]) -> str | None:
+    """Why the pairs and the requests that they came in are no ground for a decision."""
+    if found.pairs < least[0]:
+        return f"{found.pairs} pairs, at least {least[0]} are needed"
+    if not is_count(found.requests) or found.requests > found.pairs:
+        return f"{found.pairs} pairs in {found.requests!r} requests is no count"
+    if found.requests == 0:
+        return "it does not say in how many requests the pairs came: measure again with `rayplat serve compare`"
+    if found.requests < least[1]:
+        return f"{found.pairs} pairs in {found.requests} requests, at least {least[1]} requests are needed"
+    effect = number(found.design_effect)
+    if found.requests < found.pairs and (effect is None or effect < 1):
+        return f"its design effect {found.design_effect!r} is no number of at least 1"
+    return None
+
+
+def _agreement(params: ShadowAgreement, found: SegmentAgreement) -> Finding:
+    lower = clustered.proportion(found.agreed, found.pairs, found.requests, found.design_effect or 1.0, params.level)[0]
+    reason = f"{found.agreed} of {found.pairs} pairs in {found.requests} requests agree, lower bound {lower:.4f}"
+    return lower >= params.min_agreement, f"{reason}, {params.min_agreement:g} is wanted"
 
 
 def _errors(params: ShadowAgreement, found: ShadowEvidence) -> Finding:
-    asked = found.pairs + found.errors
+    asked = found.requests + found.errors
     upper = wilson(found.errors, asked, params.level)[1]
     if found.errors == 0:  # the exact bound where nothing failed: (1 - upper)^n = 1 - level
         upper = 1 - (1 - params.level) ** (1 / asked)
-    reason = f"{found.errors} of {asked} failed, upper bound {upper:.4%}, at most {params.max_error_rate:.4%} may"
-    allowed = upper <= params.max_error_rate if params.max_error_rate > 0 else found.errors == 0
-    return allowed, reason
+    most = params.max_error_rate
+    reason = f"{found.errors} of {asked} requests failed, upper bound {upper:.4%}, at most {most:.4%} may"
+    return upper <= most if most > 0 else found.errors == 0, reason
 
 
 def _latencies(params: ShadowAgreement, found: ShadowEvidence) -> Finding:
@@ -124,7 +159,7 @@ def _shift(params: ShadowAgreement, found: ShadowEvidence) -> list[Finding]:
         return [(False, f"score shift {found.score_shift!r} ± {found.score_shift_error!r} is no finite number")]
     if params.max_score_shift is None:
         return []
-    upper = abs(shift) + quantile(params.level) * error
+    upper = abs(shift) + (clustered.quantile(params.level, found.requests) * error if error else 0.0)
     return [
         (
             upper <= params.max_score_shift,
@@ -140,10 +175,12 @@ def _segment(params: ShadowAgreement, found: ShadowEvidence, segment: str) -> Fi
     one = given[0]
     if not is_count(one.pairs, one.agreed) or not one.agreed <= one.pairs <= found.pairs:
         return False, f"{segment}: {one.agreed!r} of {one.pairs!r} pairs is no count"
-    if one.pairs < params.min_segment_pairs:
-        return False, f"{segment} has {one.pairs} pairs, at least {params.min_segment_pairs} are needed"
-    lower = wilson(one.agreed, one.pairs, params.level)[0]
-    return lower >= params.min_agreement, f"{segment}: {one.agreed} of {one.pairs} agree, lower bound {lower:.4f}"
+    if (problem := _too_few(one, params.least_of_segment)) is not None:
+        return False, f"{segment}: {problem}"
+    if one.requests > found.requests:
+        return False, f"{segment}: {one.requests} requests of {found.requests} is no count"
+    ok, reason = _agreement(params, one)
+    return ok, f"{segment}: {reason}"
 
 
 def _experiment(params: ExperimentWon, case: Case) -> Finding:

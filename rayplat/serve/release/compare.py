@@ -1,8 +1,8 @@
 """A shadow's verdict: its answers beside the primary's to the same requests, paired in the inference log.
 
 A pair is one row of one request that both answered. Requests whose id was used twice on one side are left out: it is
-not known which belongs to which. Rows of one request are not independent, so the standard error of the score shift is
-that of request totals (the cluster-robust one); agreement is counted by rows. `read` gathers pairs, the rest is pure.
+not known which belongs to which. Rows of one request are not independent: intervals are those of requests (`paired`).
+Errors and latencies are counted by request. `shadow` gathers the rows, `judge` is pure.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
 from rayplat.errors import InvalidInput, NotFound
-from rayplat.registry.statistics import quantile, wilson
 from rayplat.serve.log.reading import LogReader, Window
 from rayplat.serve.log.schema import ANSWERED, SHADOW
-from rayplat.types import Estimate, SegmentAgreement, SegmentVerdict, ShadowEvidence, ShadowVerdict
+from rayplat.serve.release import paired
+from rayplat.types import SegmentAgreement, SegmentVerdict, ShadowEvidence, ShadowVerdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,19 +116,21 @@ def judge(asked: Question, copies: pd.DataFrame, own: pd.DataFrame, log: str) ->
         raise NotFound("pairs", what, f"the log has {', '.join(found)}")
     chosen = chosen[chosen["status_p"] == ANSWERED]
     answered = chosen[chosen["status_c"] == ANSWERED]
+    failed = int(chosen["request_id"].nunique() - answered["request_id"].nunique())
     if answered.empty:
-        raise NotFound("pairs", f"{asked.shadow} of {asked.window.model}", f"the shadow failed all {len(chosen)}")
+        raise NotFound("pairs", f"{asked.shadow} of {asked.window.model}", f"the shadow failed all {failed}")
     alone = len(copies) - len(pairs)
     if alone > 0:
         notes.append(f"{alone} of {len(copies)} of the shadow's rows have no answer of the primary's own beside them")
-    evidence, by_segment = _evidence(asked, answered, len(chosen) - len(answered), notes)
+    evidence, by_segment = _evidence(asked, answered, failed, notes)
     return _verdict(asked, (versions, str(answered["alias"].iloc[-1])), evidence, by_segment, log=log, notes=notes)
 
 
 def _once(rows: pd.DataFrame, whose: str, notes: list[str]) -> pd.DataFrame:
-    """Without rows that are there twice: ids that clients used again."""
+    """Without requests of which a row is there twice: ids that clients used again."""
     twice = rows.duplicated(_KEY, keep=False)
     if twice.any():
+        twice = rows["request_id"].isin(rows.loc[twice, "request_id"].unique())
         notes.append(f"{int(twice.sum())} rows of {whose} have an id that was used again, and are left out")
     return rows[~twice]
 
@@ -141,16 +143,18 @@ def _newest(pairs: pd.DataFrame) -> tuple[int, int]:
 def _evidence(
     asked: Question, pairs: pd.DataFrame, errors: int, notes: list[str]
 ) -> tuple[ShadowEvidence, tuple[SegmentVerdict, ...]]:
+    request = pairs["request_id"].factorize()[0]
     agreed = _agreed(asked.agreement, pairs)
-    shift, shift_error = _shift(pairs)
+    whole = paired.agreement("", request, agreed)
+    shift, shift_error = paired.shift(request, (pairs["prediction_c"] - pairs["prediction_p"]).to_numpy(np.float64))
     requests = pairs.drop_duplicates("request_id")
     latencies = [
         float(np.percentile(requests[column], at)) for column in ("latency_ms_c", "latency_ms_p") for at in (50, 99)
     ]
-    segments = _segments(asked, pairs, agreed, notes)
+    segments = _segments(asked, pairs, request, agreed, notes=notes)
     evidence = ShadowEvidence(
-        pairs=len(pairs),
-        agreed=int(agreed.sum()),
+        pairs=whole.pairs,
+        agreed=whole.agreed,
         errors=errors,
         score_shift=shift,
         score_shift_error=shift_error,
@@ -159,9 +163,11 @@ def _evidence(
         primary_p50_ms=latencies[2],
         primary_p99_ms=latencies[3],
         by_segment=segments,
+        requests=whole.requests,
+        design_effect=whole.design_effect,
     )
     return evidence, tuple(
-        SegmentVerdict(s.segment, s.pairs, _proportion(s.agreed, s.pairs, asked.level)) for s in segments
+        SegmentVerdict(s.segment, s.pairs, s.requests, paired.share(s, asked.level)) for s in segments
     )
 
 
@@ -176,46 +182,24 @@ def _agreed(rule: Agreement, pairs: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _shift(pairs: pd.DataFrame) -> tuple[float, float]:
-    """Mean of candidate - primary, its standard error from the requests' totals; 0 ± 0 where there are no numbers."""
-    gaps = (pairs["prediction_c"] - pairs["prediction_p"]).dropna()
-    if gaps.empty:
-        return 0.0, 0.0
-    mean = float(gaps.mean())
-    totals = (gaps - mean).groupby(pairs.loc[gaps.index, "request_id"]).sum().to_numpy()
-    requests = len(totals)
-    if requests < 2:
-        return mean, 0.0
-    return mean, float(math.sqrt((totals**2).sum() * requests / (requests - 1)) / len(gaps))
-
-
 def _segments(
-    asked: Question, pairs: pd.DataFrame, agreed: npt.NDArray[np.bool_], notes: list[str]
+    asked: Question,
+    pairs: pd.DataFrame,
+    request: paired.Codes,
+    agreed: npt.NDArray[np.bool_],
+    *,
+    notes: list[str],
 ) -> tuple[SegmentAgreement, ...]:
     found: list[SegmentAgreement] = []
     for name in asked.segments:
         values = pairs[f"input:{name}"]
         if values.isna().all():
             raise NotFound("input", name, "no request of the log has a value of that name")
-        counted = _counts(values, agreed)
-        if len(counted) > _MOST_SEGMENTS:
-            notes.append(f"{name} has {len(counted)} values: the {_MOST_SEGMENTS} most frequent are shown")
-        found += [SegmentAgreement(f"{name}={value}", n, yes) for value, n, yes in counted[:_MOST_SEGMENTS]]
+        shown, there = paired.by_value(name, values, request, agreed, _MOST_SEGMENTS)
+        if there > len(shown):
+            notes.append(f"{name} has {there} values: the {_MOST_SEGMENTS} most frequent are shown")
+        found += shown
     return tuple(found)
-
-
-def _counts(values: pd.Series[Any], agreed: npt.NDArray[np.bool_]) -> list[tuple[str, int, int]]:
-    """(value, pairs, agreed), the most frequent first."""
-    grouped = values.dropna().to_frame("value").assign(agreed=agreed[values.notna().to_numpy()]).groupby("value")
-    sums = grouped["agreed"].agg(["size", "sum"])
-    rows = [(str(value), int(size), int(yes)) for value, size, yes in sums.itertuples()]
-    return sorted(rows, key=lambda row: (-row[1], row[0]))
-
-
-def _proportion(successes: int, n: int, level: float) -> Estimate:
-    """With a two-sided Wilson interval."""
-    low, high = wilson(successes, n, 1 - (1 - level) / 2)
-    return Estimate(successes / n if n else 0.0, low, high)
 
 
 def _verdict(
@@ -228,8 +212,7 @@ def _verdict(
     notes: Sequence[str],
 ) -> ShadowVerdict:
     (candidate, primary), alias = sides
-    half = quantile(1 - (1 - asked.level) / 2) * evidence.score_shift_error
-    shift = evidence.score_shift
+    whole = SegmentAgreement("", evidence.pairs, evidence.agreed, evidence.requests, evidence.design_effect)
     return ShadowVerdict(
         model=asked.window.model,
         primary=alias,
@@ -240,9 +223,9 @@ def _verdict(
         until=asked.window.until,
         rule=asked.agreement.words,
         level=asked.level,
-        agreement=_proportion(evidence.agreed, evidence.pairs, asked.level),
-        error_rate=_proportion(evidence.errors, evidence.pairs + evidence.errors, asked.level),
-        score_shift=Estimate(shift, shift - half, shift + half),
+        agreement=paired.share(whole, asked.level),
+        error_rate=paired.rate(evidence.errors, evidence.requests + evidence.errors, asked.level),
+        score_shift=paired.mean(evidence.score_shift, evidence.score_shift_error, evidence.requests, asked.level),
         evidence=evidence,
         log=log,
         by_segment=tuple(by_segment),

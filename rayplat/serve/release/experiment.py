@@ -2,9 +2,10 @@
 
 Only requests count that were received after the design was recorded and while a split named the test. A unit (an
 entity; the value of the input that the split goes by) counts once, in the arm of its first such request, with the
-outcome of that request: requests of one unit are not independent. Units count in the order of their first request, up
-to the design's ``max_samples``. A split that does not divide units as designed is refused: no number drawn from it
-means anything.
+outcome of that request: requests of one unit are not independent. Nor are the rows of one request, which go to one arm
+together: the first row, whose key decided where, is the one that counts. Units count in the order of their first
+request, up to the design's ``max_samples``. A split that does not divide units as designed is refused: no number drawn
+from it means anything.
 """
 
 from __future__ import annotations
@@ -131,12 +132,12 @@ def judge(test: Test, units: pd.DataFrame, rows: pd.DataFrame, now: datetime) ->
 
 
 def _requests(tables: Tables, test: Test) -> pd.DataFrame:
-    """The answered rows of both arms while the split was on, in the order they came."""
+    """The first rows of answered requests to both arms while the split was on, in the order they came."""
     import pandas as pd
 
     asked, log = test.promotion, LogReader(tables)
     arms = pc.field("version").isin([asked.version, asked.baseline_version]) & pc.field("role").isin(_ROLES)
-    where = arms & (pc.field("status") == ANSWERED)
+    where = arms & (pc.field("status") == ANSWERED) & (pc.field("row") == 0)
     inputs = (test.sticky.removeprefix("input:"),) if test.sticky.startswith("input:") else ()
     windows = [Window(asked.model, max(start, test.recorded.started_at), end) for start, end in test.periods
                if end > test.recorded.started_at]  # fmt: skip
@@ -145,7 +146,7 @@ def _requests(tables: Tables, test: Test) -> pd.DataFrame:
     if rows["version"].nunique() < 2:
         raise NotFound("requests", f"of both arms of promotion {asked.promotion_id}", "since its design was recorded")
     rows["candidate"] = rows["version"] == asked.version
-    return rows.sort_values(["received_at", "request_id", "row"], ignore_index=True)
+    return rows.sort_values(["received_at", "request_id"], ignore_index=True)
 
 
 def _units(rows: pd.DataFrame, test: Test) -> pd.DataFrame:

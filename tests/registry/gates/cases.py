@@ -47,7 +47,7 @@ GOOD = Evidence(
     ),
     latency=LatencyEvidence(500, 1.5, 4.0, 2_000_000),
     shadow=ShadowEvidence(
-        5000, 4900, 2, 0.001, 0.0005, 1.5, 4.0, 1.4, 3.8, (SegmentAgreement("origin=JFK", 2000, 1970),)
+        5000, 4900, 2, 0.001, 0.0005, 1.5, 4.0, 1.4, 3.8, (SegmentAgreement("origin=JFK", 2000, 1970, 2000),), 5000
     ),
     experiment=WON,
     fairness=FairnessEvidence(

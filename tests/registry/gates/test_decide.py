@@ -120,6 +120,8 @@ def test_custom_verdicts_come_from_outside_by_name() -> None:
         ("latency_budget", {}, "'p99_ms' is missing"),
         ("latency_budget", {"p99_ms": 0}, "above 0"),
         ("shadow_agreement", {"min_agreement": 0}, "a share"),
+        ("shadow_agreement", {"min_requests": 0}, "at least 1"),
+        ("shadow_agreement", {"min_segment_requests": 0}, "at least 1"),
         ("experiment", {"metric": "x", "max_alpha": 0.5}, "at most 0.2"),
         ("fairness", {"column": "c", "min_ratio": None, "max_difference": None}, "a ratio, a difference or both"),
         ("custom", {"function": "os.system", "digest": DIGEST}, "package.module:name"),

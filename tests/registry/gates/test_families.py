@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayplat.types import ArmOutcomes, FairnessEvidence, LatencyEvidence, ParityEvidence
+from rayplat.types import ArmOutcomes, FairnessEvidence, LatencyEvidence, ParityEvidence, SegmentAgreement
 from tests.registry.gates.cases import CASE, DESIGN, DIGEST, GOOD, HOLDOUT, VERIFIED, WON, spoilt, verdict
 
 NO_NUMBER = [math.nan, math.inf, -math.inf, None, "0.7", True]
@@ -192,21 +192,48 @@ def test_verification() -> None:
         ({"agreed": 5001}, "is no count"),
         ({"pairs": True}, "is no count"),
         ({"errors": -1}, "is no count"),
-        ({"errors": 60}, "60 of 5060 failed"),
+        ({"errors": 60}, "60 of 5060 requests failed"),
+        ({"requests": 0}, "does not say in how many requests"),
+        ({"requests": 5001}, "in 5001 requests is no count"),
+        ({"requests": True}, "in True requests is no count"),
+        ({"requests": 199, "design_effect": 1.0}, "at least 200 requests are needed"),
+        ({"requests": 2500}, "design effect None is no number"),
+        ({"requests": 2500, "design_effect": math.nan}, "design effect nan is no number"),
+        ({"requests": 2500, "design_effect": 0.5}, "design effect 0.5 is no number"),
+        ({"requests": 2500, "design_effect": 50.0}, "lower bound 0.94"),
+        ({"requests": 1000, "design_effect": 5.0}, "2000 requests of 1000 is no count"),
         ({"candidate_p99_ms": 6.0}, "p99 is 1.58"),
         ({"candidate_p99_ms": math.nan}, "no positive numbers"),
         ({"primary_p99_ms": 0}, "no positive numbers"),
         ({"candidate_p50_ms": 5.0}, "above its p99"),
         ({"score_shift": math.nan}, "no finite number"),
         ({"score_shift_error": -1.0}, "no finite number"),
+        ({"score_shift_error": None}, "no finite number"),
         ({"score_shift": 0.02}, "scores shift"),
         ({"by_segment": ()}, "given 0 times"),
+        ({"by_segment": (SegmentAgreement("origin=JFK", 2000, 1970),)}, "origin=JFK: it does not say in how many"),
+        ({"by_segment": (SegmentAgreement("origin=JFK", 2000, 1970, 49, 1.0),)}, "at least 50 requests are needed"),
+        ({"by_segment": (SegmentAgreement("origin=JFK", 2000, 1930, 500, 8.0),)}, "origin=JFK: 1930 of 2000 pairs in"),
     ],
 )
 def test_shadow_agreement(changes: dict[str, Any], said: str) -> None:
     assert GOOD.shadow is not None
     shadow = replace(GOOD.shadow, **changes)
     refused("shadow_agreement", said, shadow=shadow, p_max_score_shift=0.01, p_segments=["origin=JFK"])
+
+
+def test_a_shadow_needs_requests_and_not_only_rows() -> None:
+    assert GOOD.shadow is not None
+    shadow = replace(GOOD.shadow, pairs=10_000, agreed=10_000, requests=1, design_effect=10_000.0)
+    ok, reason = verdict("shadow_agreement", spoilt(shadow=shadow))
+    assert (ok, reason) == (False, "10000 pairs in 1 requests, at least 200 requests are needed")
+    few = replace(GOOD.shadow, pairs=60, agreed=60, requests=60, errors=0)
+    lenient: dict[str, Any] = {"min_pairs": 60, "min_agreement": 0.9, "max_error_rate": 0.05}
+    assert verdict("shadow_agreement", spoilt(shadow=few), **lenient)[0]  # a policy's own smaller number holds
+    ok, reason = verdict("shadow_agreement", spoilt(shadow=few), **lenient, min_requests=61)
+    assert (ok, reason) == (False, "60 pairs in 60 requests, at least 61 requests are needed")
+    rows = replace(GOOD.shadow, requests=1000, design_effect=1.5)
+    assert verdict("shadow_agreement", spoilt(shadow=rows))[0]
 
 
 def test_no_error_among_too_few_requests_proves_no_low_rate() -> None:

@@ -37,7 +37,7 @@ ROBOT = Principal("robot", Role.ADMIN, PrincipalKind.SERVICE)
 PLATFORM = Principal("rayplat", Role.ADMIN, PrincipalKind.SERVICE)
 PEOPLE = st.sampled_from([ANN, BOB, CARL, ROOT, ROBOT, replace(CARL, name="ann")])
 GATES = (GateSpec("intact"), GateSpec("enough_rows"), GateSpec("better_than_champion"), GateSpec("shadow_agreement"))
-SHADOW = ShadowEvidence(5000, 4990, 0, 0.0, 0.001, 1.0, 2.0, 1.0, 2.0)
+SHADOW = ShadowEvidence(5000, 4990, 0, 0.0, 0.001, 1.0, 2.0, 1.0, 2.0, requests=5000)
 _numbers = itertools.count()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 from rayplat.data.tables import Tables
 from rayplat.errors import InvalidInput, NotFound
+from rayplat.registry.statistics import wilson
 from rayplat.serve.log import schema as log_schema
 from rayplat.serve.log.reading import Window
 from rayplat.serve.log.schema import Record
-from rayplat.serve.release import compare
+from rayplat.serve.release import compare, paired
 from rayplat.serve.release.compare import Agreement, Question
 from rayplat.settings import Settings
 from rayplat.types import ShadowVerdict
@@ -72,10 +74,40 @@ def test_the_same_requests_are_put_beside_each_other(tables: Tables) -> None:
 def test_rows_of_one_request_are_pairs_of_one_cluster(tables: Tables) -> None:
     logged(tables, [answer("a", [0.1] * 8), copy("a", [0.3] * 8), answer("b", [0.1] * 2), copy("b", [0.1] * 2)])
     seen = asked(tables).evidence
-    assert seen.pairs == 10
+    assert (seen.pairs, seen.requests) == (10, 2)
     assert seen.score_shift == pytest.approx(0.16)
     # eight times the same gap tells what one would: 0.066 from ten independent rows would be far too sure
     assert seen.score_shift_error == pytest.approx((2 * 2 * (8 * 0.04) ** 2) ** 0.5 / 10)
+
+
+def test_one_large_request_is_one_observation(tables: Tables) -> None:
+    logged(tables, [answer("a", [0.1] * 5000), copy("a", [0.1] * 4990 + [0.2] * 10)])
+    found = asked(tables)
+    assert (found.evidence.pairs, found.evidence.agreed, found.evidence.requests) == (5000, 5000, 1)
+    assert (found.agreement.low, found.agreement.high) == (0.0, 1.0)
+    assert (found.evidence.score_shift_error, found.score_shift) == (None, None)
+    more = [make(str(i), [0.1] * 50) for i in range(100) for make in (answer, copy)]
+    logged(tables, [*more, answer("b", [0.1] * 50), copy("b", [0.9] * 50)])
+    again = asked(tables)
+    assert again.evidence.requests == 102
+    assert 0.4 < again.agreement.low < 0.97  # of rows, 99.5 % agree and 0.993 would be the bound
+    assert again.score_shift is not None
+
+
+def test_errors_are_counted_by_request(tables: Tables) -> None:
+    logged(tables, [make(str(i), [0.1] * 3) for i in range(20) for make in (answer, copy)])
+    logged(tables, [answer("x", [0.1] * 400), copy("x", [0.1] * 400, outputs=None, status=500)])
+    found = asked(tables)
+    assert (found.evidence.errors, found.evidence.requests, found.evidence.pairs) == (1, 20, 60)
+    assert found.error_rate.value == pytest.approx(1 / 21)
+    assert (found.error_rate.low, found.error_rate.high) == pytest.approx(wilson(1, 21, 0.975))
+
+
+def test_one_row_per_request_is_counted_as_ever(tables: Tables) -> None:
+    logged(tables, [make(str(i), p) for i in range(40) for make, p in ((answer, 0.2), (copy, 0.2 if i else 0.7))])
+    found = asked(tables)
+    assert (found.agreement.low, found.agreement.high) == pytest.approx(wilson(39, 40, 0.975))
+    assert found.evidence.design_effect == pytest.approx(1.0)
 
 
 def test_numbers_agree_within_a_tolerance_and_labels_where_they_are_equal(tables: Tables) -> None:
@@ -101,11 +133,34 @@ def test_agreement_is_told_by_segment(tables: Tables) -> None:
         rows += [answer(str(i), 0.2, inputs=inputs), copy(str(i), 0.2 if i % 4 else 0.8, inputs={})]
     logged(tables, rows)
     found = asked(tables, segments=("origin", "gate"))
-    seen = {s.segment: (s.pairs, s.agreed) for s in found.evidence.by_segment}
-    assert seen == {"origin=JFK": (30, 30), "origin=EWR": (10, 0), "gate=0": (20, 10), "gate=1": (20, 20)}
+    seen = {s.segment: (s.pairs, s.agreed, s.requests) for s in found.evidence.by_segment}
+    assert seen == {
+        "origin=JFK": (30, 30, 30),
+        "origin=EWR": (10, 0, 10),
+        "gate=0": (20, 10, 20),
+        "gate=1": (20, 20, 20),
+    }
+    assert [s.design_effect for s in found.evidence.by_segment] == pytest.approx([1.0] * 4)
     assert found.by_segment[1].agreement.high < found.agreement.low
     with pytest.raises(NotFound, match="no request of the log has a value of that name"):
         asked(tables, segments=("terminal",))
+
+
+def test_a_segments_rows_are_counted_by_request(tables: Tables) -> None:
+    rows = []
+    for i in range(30):
+        inputs = {"origin": ["JFK"] * 4 + ["EWR"] * (1 + i % 2)}
+        scores = [0.2] * (5 + i % 2)
+        moved = [0.9 if i % 3 == 0 else 0.2] * 4 + [0.2] * (1 + i % 2)
+        rows += [answer(str(i), scores, inputs=inputs), copy(str(i), moved, inputs={})]
+    logged(tables, rows)
+    found = asked(tables, segments=("origin",))
+    one, other = found.evidence.by_segment
+    assert (one.segment, one.pairs, one.agreed, one.requests) == ("origin=JFK", 120, 80, 30)
+    assert one.design_effect == pytest.approx(4.0, rel=0.05)  # four rows that say the same are one
+    assert (other.segment, other.pairs, other.agreed, other.requests) == ("origin=EWR", 45, 45, 30)
+    apart = found.by_segment[0].agreement
+    assert (apart.low, apart.high) == pytest.approx(wilson(20, 30, 0.975), abs=0.02)
 
 
 def test_only_one_pair_of_versions_is_compared(tables: Tables) -> None:
@@ -120,10 +175,10 @@ def test_only_one_pair_of_versions_is_compared(tables: Tables) -> None:
 
 
 def test_ids_that_were_used_twice_are_left_out(tables: Tables) -> None:
-    logged(tables, [answer("a", 0.1), answer("a", 0.9), copy("a", 0.1), answer("b", 0.1), copy("b", 0.1)])
+    logged(tables, [answer("a", 0.1), answer("a", [0.9, 0.9]), copy("a", [0.1, 0.1]), answer("b", 0.1), copy("b", 0.1)])
     found = asked(tables)
     assert found.evidence.pairs == 1
-    assert "2 rows of the primary have an id that was used again, and are left out" in found.notes
+    assert "3 rows of the primary have an id that was used again, and are left out" in found.notes
 
 
 def test_what_is_outside_of_the_time_or_another_models_does_not_count(tables: Tables) -> None:
@@ -170,29 +225,45 @@ def test_a_log_of_an_earlier_release_has_nothing_to_compare(tables: Tables) -> N
         asked(tables)
 
 
+def _simulated(random: np.random.Generator) -> tuple[Any, Any, Any]:
+    """Of 60 requests of 1 to 200 rows: the request of each row, the primary's scores, and gaps that a request's rows
+    share in part: 0.02 on average."""
+    sizes = random.integers(1, 201, 60)
+    request = np.repeat(np.arange(60), sizes)
+    n = len(request)
+    return request, random.random(n), 0.02 + random.normal(0, 0.05, 60)[request] + random.normal(0, 0.01, n)
+
+
 def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(11)
+    held, rounds = {"agreement": 0, "shift": 0, "shift by rows": 0}, 400
+    truth = NormalDist(0.02, (0.05**2 + 0.01**2) ** 0.5).cdf(0.1)
+    for _ in range(rounds):
+        request, _, gap = _simulated(random)
+        agreed = paired.share(paired.agreement("", request, gap <= 0.1), 0.95)
+        shifted = paired.mean(*paired.shift(request, gap), 60, 0.95)
+        assert shifted is not None
+        held["agreement"] += agreed.low <= truth <= agreed.high
+        held["shift"] += shifted.low <= 0.02 <= shifted.high
+        held["shift by rows"] += abs(gap.mean() - 0.02) <= 1.96 * gap.std() / len(gap) ** 0.5
+    assert 0.92 <= held["agreement"] / rounds <= 0.985
+    assert 0.92 <= held["shift"] / rounds <= 0.985
+    assert held["shift by rows"] / rounds < 0.5
+
+
+def test_a_verdict_has_the_intervals_whose_coverage_was_looked_at() -> None:
     import pandas as pd
 
-    random = np.random.default_rng(11)
-    held = {"agreement": 0, "shift": 0}
-    rounds = 400
-    for _ in range(rounds):
-        requests, size = 60, 5
-        n = requests * size
-        ids = np.repeat([str(i) for i in range(requests)], size)
-        own = random.random(n)
-        gap = 0.02 + np.repeat(random.normal(0, 0.05, requests), size) + random.normal(0, 0.01, n)
-        frame = {"request_id": ids, "row": np.tile(range(size), requests), "received_at": NOW, "status": 200}
-        frame |= {"latency_ms": 1.0, "answer": None}
-        copies = pd.DataFrame(frame | {"version": 2, "prediction": own + gap})
-        found = compare.judge(
-            Question(WINDOW, "challenger", Agreement(tolerance=10.0)),
-            copies,
-            pd.DataFrame(frame | {"version": 1, "prediction": own, "alias": "champion"}),
-            "",
-        )
-        held["shift"] += found.score_shift.low <= 0.02 <= found.score_shift.high
-        agreed = int(random.binomial(200, 0.97))
-        estimate = compare._proportion(agreed, 200, 0.95)
-        held["agreement"] += estimate.low <= 0.97 <= estimate.high
-    assert all(0.91 <= count / rounds <= 0.985 for count in held.values()), held
+    request, own, gap = _simulated(np.random.default_rng(2))
+    rows = np.concatenate([np.arange(n) for n in np.bincount(request)])
+    frame = {"request_id": request.astype(str), "row": rows, "received_at": NOW, "status": 200}
+    frame |= {"latency_ms": 1.0, "answer": None}
+    copies = pd.DataFrame(frame | {"version": 2, "prediction": own + gap}).sample(frac=1, random_state=1)
+    primary = pd.DataFrame(frame | {"version": 1, "prediction": own, "alias": "champion"})
+    found = compare.judge(Question(WINDOW, "challenger", Agreement(tolerance=0.1)), copies, primary, "")
+    agreed = paired.share(paired.agreement("", request, np.abs(gap) <= 0.1), 0.95)
+    shifted = paired.mean(*paired.shift(request, gap), 60, 0.95)
+    assert shifted is not None
+    assert found.score_shift is not None
+    assert vars(found.agreement) == pytest.approx(vars(agreed))
+    assert vars(found.score_shift) == pytest.approx(vars(shifted))
