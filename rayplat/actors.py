@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from rayplat.errors import NotFound, RayplatError, Unavailable
+
+_BEHIND = 15  # Ray's own default for workers
 
 NAMESPACE = "rayplat"
 RESOURCE = "rayplat"  # a node that may carry platform actors declares it; a laptop's only node does
@@ -14,6 +18,14 @@ INFERENCE_LOG = "rayplat-inference-log"
 MONITOR = "rayplat-monitor"
 GRPC = "rayplat-grpc"
 RELEASES = "rayplat-releases"
+
+
+def give_way() -> None:
+    """Let the worker that runs this task come after those that answer requests: for what computes for long. Nothing
+    elsewhere. Workers run at the priority of everything else by themselves (`rayplat.platform.ray_node`)."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized() and ray.get_runtime_context().get_task_id() is not None:
+        os.nice(max(0, _BEHIND - os.nice(0)))
 
 
 def start(name: str, cls: type, *args: Any, max_concurrency: int = 16) -> Any:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayplat.actors import give_way
 from rayplat.data.features import EVENT_TIME, FeatureService
 from rayplat.data.features.transforms import on_request, with_defaults
 from rayplat.data.tables.scan import Scan
@@ -119,6 +120,7 @@ def content_digest(rows: pa.Table) -> str:
 
 def _read(columns: SpineColumns, part: Scan) -> tuple[pa.Table, tuple[int, Ints]]:
     """The rows of one part, and how many with an even sample of their times."""
+    give_way()
     rows = columns.read(part)
     times = _times(rows)
     picked = np.linspace(0, max(len(times) - 1, 0), min(len(times), _SAMPLES)).astype(np.int64)
@@ -157,6 +159,7 @@ def _count(block: pa.Table) -> int:
 def _finished(
     service: FeatureService, kept: tuple[str, ...], span: tuple[int, int], *blocks: pa.Table
 ) -> tuple[pa.Table, str]:
+    give_way()
     rows = pa.concat_tables(blocks).slice(*span)
     for view in service.stored:
         rows = with_defaults(view, rows)

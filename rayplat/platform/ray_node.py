@@ -49,6 +49,9 @@ def node_env(home: Path, mark: str) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "OMP_NUM_THREADS": "1",
+        # By default workers give way to every other process, HAProxy and model hosts too: half as many requests per
+        # second beside anything else that computes. What should give way says so (`actors.give_way`).
+        "RAY_worker_niceness": "0",
         # Actors that reserve a fraction of a CPU are many on purpose; the default warns from 4 per CPU on.
         "RAY_worker_maximum_startup_concurrency": "8",
     }

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayplat.actors import give_way
 from rayplat.errors import InvalidInput
 from rayplat.train.plan import TrainPlan
 from rayplat.train.tabular import Fitted, Rows, encode, feature_specs, fit
@@ -38,6 +39,7 @@ class Prepared:
 
 def prepare(tables: Tables, plan: TrainPlan) -> Prepared:
     """Raises `SchemaMismatch` for a column that cannot be a feature, `InvalidInput` where nothing is left to learn."""
+    give_way()
     time, label = plan.training_set.event_time, plan.training_set.label
     table = tables.read(plan.training_set.data, columns=[*plan.columns, time], where=plan.training_rows())
     features = feature_specs(table.schema, plan.features, plan.required)

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rayplat.actors import give_way
 from rayplat.errors import RayplatError, Unavailable
 from rayplat.resources import require_resources
 from rayplat.train.plan import TrainPlan
@@ -76,6 +77,7 @@ def _space() -> dict[str, Any]:
 
 def _trial(config: dict[str, Any], data: Any) -> None:
     """One trial, in its own process."""
+    give_way()
     import torch
     from ray import tune as ray_tune
 

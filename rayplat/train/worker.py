@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rayplat.actors import give_way
 from rayplat.errors import PartFailed
 from rayplat.train import loop
 from rayplat.train.tabular import Rows, build_net, encode
@@ -32,6 +33,7 @@ class PartReader:
         self._parts, self._columns, self._where = parts, columns, where
 
     def read(self, batch: dict[str, Any]) -> Iterator[Any]:
+        give_way()
         for part in batch["part"]:
             for table in self._parts[int(part)].batches(self._columns, self._where):
                 for start in range(0, table.num_rows, BLOCK_ROWS):
@@ -40,6 +42,7 @@ class PartReader:
 
 def run(config: dict[str, Any]) -> None:
     """The function of each worker: collect its shard once, then train in step with the others."""
+    give_way()
     import ray.train
     import torch
     from ray.train import torch as ray_torch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from rayplat.actors import give_way
 from rayplat.data.features.declarations import FeatureView
 from rayplat.data.features.notes import held, note
 from rayplat.data.features.seen import Seen
@@ -114,11 +115,13 @@ def _dataset(blocks: list[Any]) -> Any:
 
 
 def _rows(view: FeatureView, part: Scan, columns: list[str]) -> tuple[pa.Table, Seen]:
+    give_way()
     return prepare(view, part.table(columns))
 
 
 def _cut(view: FeatureView, part: Scan, columns: list[str], count: int) -> tuple[Any, ...]:
     """What was seen, then the events of each of ``count`` groups of keys."""
+    give_way()
     events, seen = prepare(view, part.table(columns))
     hashes, _ = hashed(events.select(list(view.keys)))
     group = (hashes % np.uint64(count)).astype(np.int64)
@@ -132,6 +135,7 @@ def _cut(view: FeatureView, part: Scan, columns: list[str], count: int) -> tuple
 
 
 def _together(view: FeatureView, *events: pa.Table) -> pa.Table:
+    give_way()
     return _folded(view, pa.concat_tables(events))
 
 

@@ -79,6 +79,7 @@ class Scorer:
     by the first call. Our errors are answers: of what an actor raises, only text reaches the driver."""
 
     def __init__(self, task: Task) -> None:
+        actors.give_way()
         self._task = task
         plan = task.plan
         self._loaded: LoadedVersion

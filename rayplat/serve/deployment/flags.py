@@ -14,6 +14,7 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": ("1", "one event loop in a host, gRPC between replicas, buffered logs"),
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": (str(64 << 20), "requests and answers between processes above 4 MB"),
     "RAY_SERVE_HAPROXY_NBTHREAD": ("2", "the default of 4 threads competes with the hosts on a small machine"),
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": ("0", "by default Python parses a log line of each request; hosts count them"),
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": ("30", "the default of an hour lets idle or slow clients hold connections"),
     "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": ("60", "by default a host that never answers holds its client for ever"),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (ingress.IMPORT_PATH, "a request goes straight to the host's code"),

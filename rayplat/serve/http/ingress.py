@@ -35,6 +35,30 @@ def give_back() -> None:
     _hosted = None
 
 
+class HeadWithBody:
+    """A transport of one answer that writes its head and the beginning of its body at once: uvicorn writes them apart,
+    and each write wakes the proxy, which costs more than putting them together. Not for HEAD: nothing follows there."""
+
+    __slots__ = ("_begun", "_head", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport, self._begun = transport, False
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``; an answer's head is kept until its body follows, be it empty."""
+        if self._begun or data.startswith(b"HTTP/1.1 100 "):  # the client waits for that one before it sends its body
+            self._transport.write(data)
+        elif self._head is None:
+            self._head = data
+        else:
+            self._begun = True
+            self._transport.writelines((self._head, data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Shortcut:
     """ASGI middleware in front of Serve's own application."""
 
@@ -50,6 +74,9 @@ class Shortcut:
         path = scope["path"]
         if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
             scope["root_path"], scope["rayplat.direct"] = prefix, True
+            exchange: Any = getattr(send, "__self__", None)
+            if scope["method"] == "POST" and hasattr(exchange, "transport"):  # uvicorn's, whichever parser it uses
+                exchange.transport = HeadWithBody(exchange.transport)
             await application(scope, receive, send)
         else:
             await self._app(scope, receive, send)
