@@ -54,7 +54,8 @@ def _rules(spec: EndpointSpec) -> Iterator[_Rule]:
     yield "cpus", dedicated or spec.cpus is None, "pooled models share their processes' CPUs"
     yield "pinned", not (dedicated and spec.pinned), "only a pooled model can be pinned"
     yield from _of_autoscale(spec)
-    yield "batching.max_rows", 1 <= spec.batching.max_rows <= _MOST, f"it must be between 1 and {_MOST}"
+    rows = spec.batching.max_rows
+    yield "batching.max_rows", rows is None or 1 <= rows <= _MOST, f"it must be between 1 and {_MOST}"
     window = spec.batching.window_ms
     yield "batching.window_ms", window is None or _within(window, 0, 10_000), "it must be between 0 and 10 000 ms"
     yield from _of_limits(spec)

@@ -19,10 +19,12 @@ class Autoscale:
 
 @dataclass(frozen=True)
 class Batching:
-    """Requests that wait while the model is busy are computed together, at most ``max_rows`` rows at once.
-    ``window_ms``, where given, is a fixed window that every request waits for others; None follows the load."""
+    """Requests that wait while the model is busy are computed together, at most ``max_rows`` rows at once. None: 256
+    where the model's format says that rows do not depend on each other, and requests of their own for a model that
+    brings its code; a number says that its rows do not either. ``window_ms``, where given, is a fixed window that every
+    request waits for others; None follows the load."""
 
-    max_rows: int = 256
+    max_rows: int | None = None
     window_ms: float | None = None
 
 

@@ -37,10 +37,10 @@ class Job:
         self.deadline: float | None = None
         self.timer: asyncio.TimerHandle | None = None
 
-    def joins_by(self) -> Hashable:
+    def joins_by(self, joins: bool) -> Hashable:
         """Equal for requests that may be computed together: same version, parameters, and names, types and shapes of
-        inputs. A request of a version whose rows depend on each other equals none but itself."""
-        if not self.loaded.batchable:
+        inputs. A request that does not join (``joins`` False) equals none but itself."""
+        if not joins:
             return id(self)
         shapes = tuple([(name, _shape(values)) for name, values in self.columns.items()])
         return id(self.loaded), pickle.dumps(sorted(self.params.items())) if self.params else b"", shapes

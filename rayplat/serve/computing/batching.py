@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MOST_STUCK = 3  # threads left behind; one more, and only a new process helps
 _STUCK_CALLS, _STUCK_S, _LONG_S = 20.0, 1.0, 5.0  # times the usual; with nobody waiting for it; with somebody
+_MOST_ROWS = 256
 _CURVES = 64  # versions whose cost is remembered
 _MEASURED_ROWS = (1, 16)
 _MEASURED_S = 1.0
@@ -61,7 +62,8 @@ class Batcher:
 
     def __init__(self, batching: Batching, limits: Limits) -> None:
         self._batching, self._limits = batching, limits
-        self._policy = AdmissionPolicy(limits, batching.max_rows)
+        self._most_rows = _MOST_ROWS if batching.max_rows is None else batching.max_rows
+        self._policy = AdmissionPolicy(limits, self._most_rows)
         self._arrivals, self._returning = Arrivals(), Returning()
         self._curves: OrderedDict[tuple[str, int, str], CostCurve] = OrderedDict()
         self._last: tuple[LoadedVersion | None, CostCurve] = (None, CostCurve())
@@ -98,7 +100,7 @@ class Batcher:
         curve = self._last[1]
         job = Job(loaded, columns, rows, params, 0.0)
         if loaded.batchable and not self._waiting and self._batching.window_ms is None and curve.inline(rows):
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 raise DeadlineExceeded(_name(loaded), 0.0)
             return await self._turns.run(job, curve)
         loop = asyncio.get_running_loop()
@@ -107,7 +109,7 @@ class Batcher:
         self._arrivals.came(job.at)
         self._admitted(job, curve)
         job.answer = loop.create_future()
-        job.key = job.joins_by()
+        job.key = job.joins_by(self._joins(loaded))
         job.timer = loop.call_later(max(job.deadline - job.at, 0), self._expire, job)
         self._enter(job)
         self._returning.came(job.at)
@@ -120,8 +122,8 @@ class Batcher:
                 job.timer.cancel()
 
     def admit(self, deadline: float | None = None) -> None:
-        """Raise `Overloaded` if a request of one row that came now would be refused by `run`: before its body is
-        parsed."""
+        """Raise `Overloaded` or `DeadlineExceeded` if a request of one row that came now would be refused by `run`:
+        before its body is parsed."""
         if self._waiting:
             loaded, curve = self._last
             now = time.monotonic()
@@ -135,7 +137,7 @@ class Batcher:
         if not loaded.example:
             return
         until = time.perf_counter() + _MEASURED_S
-        for rows in _MEASURED_ROWS if loaded.batchable else (1,):
+        for rows in _MEASURED_ROWS if self._joins(loaded) else (1,):
             columns = {name: _tiled(values, rows) for name, values in loaded.example.items()}
             for attempt in range(4):
                 began = time.perf_counter()
@@ -180,6 +182,10 @@ class Batcher:
 
     # --- the queue ------------------------------------------------------------------------------------
 
+    def _joins(self, loaded: LoadedVersion) -> bool:
+        """Whether requests of the version may be computed together: its format says so, or who serves it does."""
+        return loaded.batchable or self._batching.max_rows is not None
+
     def _take_over(self, loaded: LoadedVersion) -> None:
         """Another version is asked from here on. Where it has no measured cost, its predecessor's is the best guess."""
         curve = self._curve(loaded)
@@ -202,16 +208,18 @@ class Batcher:
         self._decide(job.loaded, curve, job.rows, job.deadline - job.at, job.at)
 
     def _decide(self, loaded: LoadedVersion | None, curve: CostCurve, rows: int, left_s: float, now: float) -> None:
+        name = "the model" if loaded is None else _name(loaded)
+        if left_s <= 0:  # no overload: it would be late on an idle machine, too
+            raise DeadlineExceeded(name, 0.0)
         if not self._running and not self._waiting and now - self._idle_since >= curve.expect(rows):
             self._idle_at = now  # a gap shorter than a call is no rest
         residual_s = 0.0
         if len(self._running) >= self._limits.concurrency:
             residual_s = max(min(r.began + r.expected_s for r in self._running) - now, 0.0)
         load = Load(len(self._waiting), self._waiting_rows, residual_s, now - self._idle_at, self._arrivals.scv)
-        refusal = self._policy.decide(load, curve, rows, left_s, loaded is None or loaded.batchable)
+        refusal = self._policy.decide(load, curve, rows, left_s, loaded is None or self._joins(loaded))
         if refusal is not None:
             self._shed[refusal.reason] += 1
-            name = "the model" if loaded is None else _name(loaded)
             raise Overloaded(name, refusal.text, refusal.retry_after_s)
 
     def _enter(self, job: Job) -> None:
@@ -258,15 +266,15 @@ class Batcher:
     def _pause_s(self, head: Job, now: float) -> float:
         rows = sum(job.rows for job in self._groups[head.key])
         if self._batching.window_ms is not None:
-            full = rows >= self._batching.max_rows or not head.loaded.batchable
+            full = rows >= self._most_rows or not self._joins(head.loaded)
             return 0.0 if full else head.at + self._batching.window_ms / 1000 - now
-        if not head.loaded.batchable or rows >= self._batching.max_rows:
+        if not self._joins(head.loaded) or rows >= self._most_rows:
             return 0.0
         return self._returning.pause_s(self._curve(head.loaded), rows, len(self._groups[head.key]), now)
 
     def _taken(self, head: Job) -> list[Job]:
         """``head`` and those that join it, out of the queue."""
-        most = self._batching.max_rows
+        most = self._most_rows
         if self._batching.window_ms is None:
             most = self._policy.joined(self._curve(head.loaded), self._arrivals.scv)
             free = self._slots() - len(self._running)

@@ -71,7 +71,7 @@ class _Autoscale(_Section):
 
 
 class _Batching(_Section):
-    max_rows: _Count = Batching.max_rows
+    max_rows: _Count | None = None
     window: _Milliseconds | None = Batching.window_ms
 
 

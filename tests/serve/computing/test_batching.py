@@ -130,6 +130,21 @@ def test_a_batch_has_at_most_so_many_rows_and_a_larger_request_goes_alone() -> N
     on_loop(test)
 
 
+def test_a_model_with_its_own_code_joins_where_its_spec_says_how_many() -> None:
+    async def test() -> None:
+        b, model = Batcher(Batching(max_rows=64), Limits()), Model(threading.Event())
+        loaded = version(model, batchable=False)
+        tasks = [await busy(b, loaded), ask(b, loaded, 1), ask(b, loaded, 2)]
+        await until(lambda: b.stats()["waiting"] == 2)
+        model.gate.set()  # type: ignore[union-attr]
+        await asyncio.gather(*tasks)
+        assert model.calls[1:] == [[1, 2]]
+        assert not any("MainThread" in thread for thread in model.threads)
+        b.close()
+
+    on_loop(test)
+
+
 def test_one_requests_bad_values_do_not_fail_its_batch_mates() -> None:
     async def test() -> None:
         b, model = Batcher(Batching(), Limits()), Model(threading.Event())
