@@ -67,7 +67,7 @@ class Turns:
         groups: dict[Hashable, tuple[CostCurve, list[Job]]] = {}
         for job, curve in waiting:
             if not job.answer.done():  # its client may have gone within the turn
-                groups.setdefault(job.joins_by() if len(waiting) > 1 else None, (curve, []))[1].append(job)
+                groups.setdefault(job.joins_by(True) if len(waiting) > 1 else None, (curve, []))[1].append(job)
         for curve, jobs in groups.values():
             self._company += (len(jobs) - self._company) / _LEARN_EVERY
             most = max((_TURN_S - curve.fixed_s) / curve.row_s, 1) if curve.row_s > 0 else len(jobs) + 1
