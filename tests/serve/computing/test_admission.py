@@ -22,7 +22,17 @@ def waiting(n: int, busy_s: float = 60.0, rows: int | None = None) -> Load:
 @pytest.mark.parametrize("spread", ["poisson", "even"])
 @pytest.mark.parametrize(
     ("fixed_ms", "row_ms", "most_rows", "concurrency"),
-    [(10, 0, 1, 1), (0, 5, 256, 1), (5, 0.1, 256, 1), (5, 1, 8, 1), (1, 1, 256, 1), (20, 0, 32, 1), (10, 0, 1, 4)],
+    [
+        (5, 0, 1, 1),
+        (10, 0, 1, 1),
+        (20, 0, 1, 1),
+        (0, 5, 256, 1),
+        (5, 0.1, 256, 1),
+        (5, 1, 8, 1),
+        (1, 1, 256, 1),
+        (20, 0, 32, 1),
+        (10, 0, 1, 4),
+    ],
 )
 def test_twice_the_load_keeps_the_tail_within_twice_the_normal(
     fixed_ms: float, row_ms: float, most_rows: int, concurrency: int, spread: str
@@ -47,6 +57,39 @@ def test_a_burst_after_a_rest_is_let_in_and_the_same_queue_in_an_overload_is_not
     assert refusal is not None
     assert refusal.reason == "latency"
     assert 0.2 < refusal.retry_after_s < 0.31  # the queue's length over what it may be, times the service time
+
+
+@pytest.mark.parametrize("batchable", [True, False])
+@pytest.mark.parametrize("scv", [0.0, 1.0])
+def test_a_quick_model_is_not_held_to_microseconds(batchable: bool, scv: float) -> None:
+    """A wait for the processor is longer than all of its calls together: who came meanwhile is no overload."""
+    policy, quick = AdmissionPolicy(Limits(), 256), curve(3e-5, 1e-6)
+    for busy_s in (0.03, 60.0):
+        load = Load(100, 100, 3e-5, busy_s, scv)
+        assert policy.decide(load, quick, 1, 30.0, batchable) is None
+        assert policy.decide(replace(load, waiting=40, waiting_rows=800), quick, 40, 30.0, batchable) is None
+    refusal = policy.decide(Load(100, 100, 3e-5, 60.0, scv), quick, 1, 1e-4, batchable)  # its own deadline is shorter
+    assert refusal is not None
+    assert refusal.reason == "deadline"
+    refusal = policy.decide(Load(4096, 4096, 3e-5, 60.0, scv), quick, 1, 30.0, batchable)
+    assert refusal is not None
+    assert refusal.reason == "latency"
+    assert policy.decide(Load(400, 400, 3e-5, 60.0, scv), curve(5e-5, 0.0), 1, 30.0, False) is not None  # 20 ms
+
+
+@pytest.mark.parametrize("fixed_s", [0.005, 0.01, 0.02])
+def test_the_least_that_is_allowed_changes_nothing_for_a_model_of_five_milliseconds(fixed_s: float) -> None:
+    policy = AdmissionPolicy(Limits(), 1)
+    assert policy.allowed_s(curve(fixed_s, 0.0), 0.0, False) == pytest.approx(1.6 * fixed_s)
+    assert policy.allowed_s(curve(1e-5, 0.0), 0.0, False) == pytest.approx(0.008)
+
+
+def test_large_requests_are_measured_by_the_calls_that_they_need() -> None:
+    policy, cost = AdmissionPolicy(Limits(), 256), curve(0.0, 0.001)
+    for batchable in (True, False):
+        assert policy.decide(waiting(1, rows=100), cost, 100, 30.0, batchable) is None
+        assert policy.decide(waiting(30, rows=3000), cost, 100, 30.0, batchable) is not None
+        assert policy.decide(waiting(100, rows=100), cost, 1, 30.0, batchable) is not None  # nor have small ones more
 
 
 def test_a_request_that_would_be_late_is_refused_at_once() -> None:

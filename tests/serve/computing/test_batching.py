@@ -69,10 +69,10 @@ def ask(b: Batcher, loaded: LoadedVersion, *values: float, within: float | None 
     return asyncio.create_task(b.run(loaded, x(*values), len(values), params, deadline))  # type: ignore[arg-type]
 
 
-async def busy(b: Batcher, loaded: LoadedVersion) -> Any:
+async def busy(b: Batcher, loaded: LoadedVersion, within: float | None = None) -> Any:
     """A request that holds the model."""
     calls = len(loaded.predictor.calls)  # type: ignore[attr-defined]
-    first = ask(b, loaded, 0)
+    first = ask(b, loaded, 0, within=within)
     await until(lambda: len(loaded.predictor.calls) > calls)  # type: ignore[attr-defined]
     return first
 
@@ -196,16 +196,41 @@ def test_a_wrong_number_of_rows_names_version_and_output(outputs: Any, text: str
 
 def test_an_expired_deadline_leaves_the_queue_and_is_not_computed() -> None:
     async def test() -> None:
-        b, model = Batcher(Batching(), Limits()), Model(threading.Event())
+        b, model = Batcher(Batching(), Limits(deadline_s=0.03)), Model(threading.Event())
         loaded = version(model)
-        first = await busy(b, loaded)
-        late = ask(b, loaded, 5, within=0.03)
+        first = await busy(b, loaded, within=30)
+        late = ask(b, loaded, 5)
         with pytest.raises(DeadlineExceeded, match=r"model 'm' did not answer within 0.03 s"):
             await late
         assert b.stats()["waiting"] == b.stats()["waiting_rows"] == 0
         model.gate.set()  # type: ignore[union-attr]
         await first
         assert model.calls == [[0]]
+        b.close()
+
+    on_loop(test)
+
+
+@pytest.mark.parametrize("ago_s", [0.0, 2.2e-5, 3.0])
+@pytest.mark.parametrize("known", ["inline", "in a thread", "unknown"])
+def test_a_deadline_that_is_past_is_no_overload(ago_s: float, known: str) -> None:
+    async def test() -> None:
+        b, model, held = Batcher(Batching(), Limits()), Model(), Model(threading.Event())
+        loaded = version(model, batchable=known == "inline", example=None if known == "unknown" else x(1))
+        b.measure(loaded)
+        model.calls.clear()
+        with pytest.raises(DeadlineExceeded, match="model 'm' did not answer within 0 s"):
+            await ask(b, loaded, 5, within=-ago_s)
+        first = await busy(b, version(held, 2))
+        waits = ask(b, version(held, 2), 6)
+        await until(lambda: b.stats()["waiting"] == 1)
+        with pytest.raises(DeadlineExceeded):
+            await ask(b, loaded, 5, within=-ago_s)
+        with pytest.raises(DeadlineExceeded):
+            b.admit(time.monotonic() - ago_s)
+        assert (model.calls, b.stats()["shed"], b.stats()["waiting"]) == ([], {}, 1)
+        held.gate.set()  # type: ignore[union-attr]
+        await asyncio.gather(first, waits)
         b.close()
 
     on_loop(test)
