@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -329,13 +331,14 @@ def test_a_quick_model_that_becomes_slow_stalls_the_loop_once_and_may_come_back(
         await b.run(loaded, x(1), 1, {})
         assert main in model.threads
         model.threads.clear()
+        model.gate, model.seconds = threading.Event(), 0
         with pytest.raises(DeadlineExceeded):
             await ask(b, loaded, 1, within=0.05)
         assert main not in model.threads
-        model.seconds = 0
-        for _ in range(3):
-            await b.run(loaded, x(1), 1, {})
-        assert main in model.threads
+        model.gate.set()
+        async with asyncio.timeout(10):
+            while main not in model.threads:
+                await b.run(loaded, x(1), 1, {})
         b.close()
 
     on_loop(test)
@@ -356,14 +359,15 @@ def test_a_slow_model_leaves_the_loop_free() -> None:
 
 
 def test_requests_of_one_turn_of_the_loop_share_a_call_once_there_is_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayplat.serve.computing.turns._WORTH_S", 0.0)
+    ticks = itertools.count(0.0, 1e-4)  # every call takes 0.1 ms, however busy the machine is
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks), monotonic=time.monotonic)
+    monkeypatch.setattr("rayplat.serve.computing.turns.time", clock)
+    monkeypatch.setattr("rayplat.serve.computing.batching.time", clock)
 
     async def test() -> None:
         b, model = Batcher(Batching(), Limits()), Model()
         loaded = version(model, example=x(1))
         b.measure(loaded)
-        for curve in b._curves.values():
-            curve.row_s, curve.fixed_s = 0.0, 1e-4
         for _ in range(60):
             await asyncio.gather(*(ask(b, loaded, i) for i in range(8)))
         calls = len(model.calls)
