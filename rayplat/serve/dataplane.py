@@ -48,7 +48,7 @@ class Computing(Protocol):
     ) -> Mapping[str, Any]: ...
 
     def admit(self, deadline: float | None) -> None:
-        """Raises `Overloaded` where a request that comes now would be refused."""
+        """Raises `Overloaded` where a request that comes now would be refused, `DeadlineExceeded` past its time."""
         ...
 
 
