@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -149,11 +150,20 @@ class ModelHost:
             return pickle.dumps((False, PartFailed("the answer", "an internal error, see the host's log")))
 
     async def shadow(self, packed: bytes) -> None:
-        """Compute copies of other hosts' requests, one after the other, for the log only."""
-        for request, call in forwarding.unpack_copies(packed):
+        """Compute copies of other hosts' requests, one after the other, for the log only.
+
+        Spread over the time until the next ones come: all at once they would hold a core for long, which the primary's
+        host may share."""
+        copies = forwarding.unpack_copies(packed)
+        each_s = 0.8 * forwarding.COPIES_EVERY_S / max(len(copies), 1)
+        for request, call in copies:
+            began = time.perf_counter()
             fresh = forwarding.within(call, self._spec.limits.deadline_s)
             with contextlib.suppress(RayplatError):  # it is in the log, with its status
                 await self.plane.infer_as(SHADOW, request, fresh)
+            left_s = each_s - (time.perf_counter() - began)
+            if left_s > 0:
+                await asyncio.sleep(left_s)
 
     async def describe(self, version: int | None = None) -> bytes:
         """A pickle of (True, (`LoadedVersion` without what computes, every loaded version, how it is served)) or

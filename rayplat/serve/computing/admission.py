@@ -33,6 +33,9 @@ FACTOR = 2.0  # times the normal 99th percentile that an accepted request may ta
 # One wait for the interpreter's lock (`sys.getswitchinterval`), about a time slice of Linux. A model that takes this
 # long has no lower percentile anyway, so nothing changes for it.
 _HICCUP_S = 0.005
+# A model quicker than this answers hundreds of requests while a busy machine makes its host stand still: then only a
+# queue that lasts says anything about the model.
+_QUICK_S, _QUICK_HICCUP_S, _QUICK_BURST_S = 0.001, 0.03, 0.25
 _MARGIN = 0.8  # the rest is for what the formula and the estimates leave out
 _SLOWEST = 0.01
 _MOST = 4096  # waiting requests, whatever else is allowed: what they hold must fit the memory
@@ -152,7 +155,8 @@ class AdmissionPolicy:
             normal_s = _normal_p99_s(curve.expect(usual_rows), curve, 1, self._limits.concurrency, arrival_scv)
         else:
             normal_s = normal_p99_s(curve, joined, self._limits.concurrency, arrival_scv)
-        return FACTOR * _MARGIN * max(normal_s, _HICCUP_S)
+        hiccup_s = _QUICK_HICCUP_S if curve.expect(usual_rows) < _QUICK_S else _HICCUP_S
+        return FACTOR * _MARGIN * max(normal_s, hiccup_s)
 
     def _likely_in_time(self, load: Load, curve: CostCurve, rows: int, left_s: float, batchable: bool) -> bool:
         """Of a version that has just taken over: whether its predecessor would answer within ``left_s`` seconds. Who
@@ -161,7 +165,8 @@ class AdmissionPolicy:
         return load.waiting < _MOST and self.expected_s(load, curve, rows, joined) <= left_s
 
     def _is_burst(self, load: Load, curve: CostCurve) -> bool:
-        return load.busy_s < max(_BURST_CALLS * curve.expect(1), _BURST_S) and load.waiting < _MOST
+        lasts_s = _QUICK_BURST_S if curve.expect(1) < _QUICK_S else max(_BURST_CALLS * curve.expect(1), _BURST_S)
+        return load.busy_s < lasts_s and load.waiting < _MOST
 
 
 def normal_p99_s(curve: CostCurve, joined: int, servers: int, arrival_scv: float) -> float:

@@ -20,6 +20,7 @@ from rayplat.serve.ports import LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest, Values
 
 Copy = tuple[InferRequest, Call]
+COPIES_EVERY_S = 0.1  # how often a host sends its shadows what has gathered
 Named = tuple[int, str]
 """Version and digest: which version exactly."""
 

@@ -25,7 +25,6 @@ from rayplat.types import Release, Shadow
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.1
 _MOST_WAITING = 8192  # copies that the thread has not looked at yet
 _MOST_AT_ONCE = 256
 _MOST_BYTES = 64 << 20  # of the inputs that wait for one shadow
@@ -55,7 +54,9 @@ class Shadows:
     The thread starts with the first copy, and is a daemon: it keeps no process alive.
     """
 
-    def __init__(self, model: str, sender: Callable[[str], Send] = thread_sender, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, model: str, sender: Callable[[str], Send] = thread_sender, every_s: float = forwarding.COPIES_EVERY_S
+    ) -> None:
         self._model, self._sender, self._every_s = model, sender, every_s
         self._inbox: deque[tuple[tuple[str, ...], InferRequest, Call]] = deque()
         self._missed = 0

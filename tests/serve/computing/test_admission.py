@@ -74,14 +74,15 @@ def test_a_quick_model_is_not_held_to_microseconds(batchable: bool, scv: float) 
     refusal = policy.decide(Load(4096, 4096, 3e-5, 60.0, scv), quick, 1, 30.0, batchable)
     assert refusal is not None
     assert refusal.reason == "latency"
-    assert policy.decide(Load(400, 400, 3e-5, 60.0, scv), curve(5e-5, 0.0), 1, 30.0, False) is not None  # 20 ms
+    assert policy.decide(Load(400, 400, 3e-5, 60.0, scv), curve(1.5e-4, 0.0), 1, 30.0, False) is not None  # 60 ms
 
 
 @pytest.mark.parametrize("fixed_s", [0.005, 0.01, 0.02])
 def test_the_least_that_is_allowed_changes_nothing_for_a_model_of_five_milliseconds(fixed_s: float) -> None:
     policy = AdmissionPolicy(Limits(), 1)
     assert policy.allowed_s(curve(fixed_s, 0.0), 0.0, False) == pytest.approx(1.6 * fixed_s)
-    assert policy.allowed_s(curve(1e-5, 0.0), 0.0, False) == pytest.approx(0.008)
+    assert policy.allowed_s(curve(0.001, 0.0), 0.0, False) == pytest.approx(0.008)
+    assert policy.allowed_s(curve(1e-5, 0.0), 0.0, False) == pytest.approx(0.048)
 
 
 def test_large_requests_are_measured_by_the_calls_that_they_need() -> None:
