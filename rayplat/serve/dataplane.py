@@ -273,21 +273,21 @@ class DataPlane:
             self._counts.answered(serving.variant, serving.loaded.version, status, latency_ms)
         if self._tap is not None and status != _SHED:
             self._tap.record(
-                Record(
-                    request_id=call.request_id,
-                    rows=request.rows,
-                    received_at=call.received_at,
-                    event_time=at,
-                    head=serving.head,
-                    version=serving.loaded.version,
-                    entity=request.entity,
-                    inputs=columns,
-                    outputs=outputs,
-                    latency_ms=latency_ms,
-                    status=status,
-                    variant=serving.variant,
-                    role=role,
-                    redact=self._redacted(serving.loaded),
+                Record(  # by position: to name the fields takes three times as long as all the rest
+                    call.request_id,
+                    request.rows,
+                    call.received_at,
+                    at,
+                    serving.head,
+                    serving.loaded.version,
+                    request.entity,
+                    columns,
+                    outputs,
+                    latency_ms,
+                    status,
+                    serving.variant,
+                    role,
+                    self._redacted(serving.loaded),
                 )
             )
         return latency_ms
