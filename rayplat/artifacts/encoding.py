@@ -110,9 +110,30 @@ class Encoding:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        found = pc.index_in(column.cast(pa.string()), value_set=self._words[i], skip_nulls=True)
-        codes: Codes = pc.fill_null(pc.add(found.cast(pa.int64()), 1), 0).to_numpy()
+        if pa.types.is_dictionary(column.type):
+            parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+            found = [self._of_dictionary(i, part) for part in parts]
+            return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+        at = pc.index_in(column.cast(pa.string()), value_set=self._words[i], skip_nulls=True)
+        codes: Codes = pc.fill_null(pc.add(at.cast(pa.int64()), 1), 0).to_numpy()
         return codes
+
+    def _of_dictionary(self, i: int, part: Any) -> Codes:
+        """The same for one ``pyarrow.DictionaryArray``; batches that share their words look them up once."""
+        words, codes = self._last_words.get(i, (None, None))
+        if codes is None or not part.dictionary.equals(words):
+            codes = np.append(self._looked_up(i, part.dictionary), 0)  # the last is null's
+            self._last_words[i] = part.dictionary, codes
+        at = part.indices
+        if part.null_count:
+            at = at.cast("int64").fill_null(len(codes) - 1)
+        found: Codes = codes.take(at.to_numpy())
+        return found
+
+    @cached_property
+    def _last_words(self) -> dict[int, tuple[Any, Codes]]:
+        """The dictionary that was met last, with its codes, by categorical feature."""
+        return {}
 
     def to_json(self) -> dict[str, Any]:
         return {"vocabularies": dict(zip(self.categorical, map(list, self.vocabularies), strict=True))}

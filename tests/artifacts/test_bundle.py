@@ -96,6 +96,28 @@ def test_tables_and_columns_are_encoded_alike(written):
     assert np.array_equal(c, tc)
 
 
+def test_dictionaries_are_encoded_as_their_words():
+    words = ["EWR", None, "JFK", "nowhere", "", "JFK"]
+    many = [f"W{i}" for i in range(127)] + ["JFK"]  # as many as an int8 counts
+    small = pa.DictionaryArray.from_arrays(pa.array([127, None, 0], pa.int8()), pa.array(many))
+    encoding = Encoding((FeatureSpec("origin", "categorical"),), ENCODING.vocabularies[:1])
+    for column in (
+        pa.chunked_array([pa.array(words).dictionary_encode()]),
+        pa.chunked_array([pa.array(["JFK"]).dictionary_encode(), pa.array(["EWR", None]).dictionary_encode()]),
+        pa.chunked_array([pa.array(["JFK", "EWR"]).dictionary_encode()]),
+        pa.chunked_array([small]),
+        pa.chunked_array([], pa.dictionary(pa.int32(), pa.string())),
+        pa.chunked_array([pa.array(words).dictionary_encode()]).slice(2, 3),
+    ):
+        plain = column.cast(pa.string())
+        for _ in range(2):
+            found = encoding.encode({"origin": column})[1]
+            assert np.array_equal(found, encoding.encode({"origin": plain.to_pylist()})[1])
+            assert np.array_equal(found, encoding.encode_table(pa.table({"origin": plain}))[1])
+    with pytest.raises(SchemaMismatch, match="needs it"):
+        ENCODING.encode(EXAMPLE | {"origin": pa.chunked_array([pa.array(["EWR", None]).dictionary_encode()])})
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "reason"),
     [

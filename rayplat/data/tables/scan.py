@@ -26,10 +26,17 @@ from rayplat.errors import Corrupt, InvalidInput, NotFound, SchemaMismatch, Unav
 
 _BATCH_BYTES = 256 << 20  # larger files are read in pieces
 _BATCH_ROWS = 1 << 20
-_FORMAT = pads.ParquetFileFormat(
-    read_options=pads.ParquetReadOptions(coerce_int96_timestamp_unit="us"),  # in nanoseconds, distant years wrap round
-    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True),
-)
+
+
+def _format(words: Sequence[str] = ()) -> pads.ParquetFileFormat:
+    """How files are read, with the columns ``words`` as dictionaries."""
+    # in nanoseconds, distant years wrap round
+    options = pads.ParquetReadOptions(coerce_int96_timestamp_unit="us", dictionary_columns=set(words))
+    checked = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return pads.ParquetFileFormat(read_options=options, default_fragment_scan_options=checked)
+
+
+_FORMAT = _format()
 _MORE_THAN_COMPARES = re.compile(r"\w\(|!=")  # functions and !=; all else compares, and no NaN is true of that
 _UNKNOWN = re.compile(r"FieldRef\.\w+\((?:FieldRef\.Name\()?([^)]*)\)")
 
@@ -105,20 +112,24 @@ class Scan:
                 parts.append(one._dataset(None).head(left, columns=names) if plain else one.table(names).slice(0, left))
         return pa.concat_tables(parts) if parts else self._empty(columns)
 
-    def slice(self, start: int, count: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def slice(
+        self, start: int, count: int, columns: Sequence[str] | None = None, *, words: Sequence[str] = ()
+    ) -> pa.Table:
         """Rows ``start`` to ``start + count`` of `table`; of large files only the row groups that hold them are
-        read."""
+        read. The columns of text in ``words`` come as dictionaries (int32), as files hold them: faster where values
+        repeat."""
         self.check(columns, None)
+        words = [name for name in words if pa.types.is_string(self.schema.field(name).type)]
         parts: list[pa.Table] = []
         for file in self.files:
             one = replace(self, files=(file,))
             rows = one.count()
             if start < rows and count > 0:
                 with _named_errors(one):
-                    parts.append(one._slice(start, min(rows - start, count), columns))
+                    parts.append(one._slice(start, min(rows - start, count), columns, words))
                 count -= parts[-1].num_rows
             start = max(start - rows, 0)
-        return pa.concat_tables(parts) if parts else self._empty(columns)
+        return pa.concat_tables(parts) if parts else _worded(self._empty(columns), words)
 
     def prune(self, where: pc.Expression) -> Scan:
         """Without the files that cannot hold a row for which ``where`` is true."""
@@ -181,11 +192,12 @@ class Scan:
                     files = part.files if where is None else part.prune(where).files
                     yield from (part._read(file, columns, where) for file in files)
 
-    def _slice(self, start: int, count: int, columns: Sequence[str] | None) -> pa.Table:
+    def _slice(self, start: int, count: int, columns: Sequence[str] | None, words: Sequence[str]) -> pa.Table:
         """Rows of the only file."""
         if not self._is_plain(self.files[0]):
-            return self.table(columns).slice(start, count)
-        fragment = next(iter(self._dataset(None).get_fragments()))
+            return _worded(self.table(columns).slice(start, count), words)
+        file_format = _format(words)
+        fragment = file_format.make_fragment(self.place.resolve(self.files[0].key), self.place.filesystem)
         groups, first, before = [], 0, 0
         for group in fragment.row_groups:
             if before + group.num_rows <= start:
@@ -195,7 +207,8 @@ class Scan:
             before += group.num_rows
         names = self.schema.names if columns is None else list(columns)
         chosen = [fragment.subset(row_group_ids=groups)]
-        found = pads.FileSystemDataset(chosen, self.schema, _FORMAT, self.place.filesystem).to_table(columns=names)
+        schema = _worded(self.schema.empty_table(), words).schema
+        found = pads.FileSystemDataset(chosen, schema, file_format, self.place.filesystem).to_table(columns=names)
         return found.slice(start - first, count)
 
     def _plain_rows(self, names: list[str] | None, where: pc.Expression | None) -> Iterator[pa.Table]:
@@ -274,6 +287,14 @@ class Scan:
             holds = statistics.guarantee(self.schema, file.partition, ends)
             fragments.append(_FORMAT.make_fragment(self.place.resolve(file.key), filesystem, holds))
         return pads.FileSystemDataset(fragments, self.schema, _FORMAT, filesystem)
+
+
+def _worded(rows: pa.Table, words: Sequence[str]) -> pa.Table:
+    """``rows`` with the columns ``words`` as dictionaries."""
+    for name in words:
+        if name in rows.column_names and not pa.types.is_dictionary(rows.schema.field(name).type):
+            rows = rows.set_column(rows.column_names.index(name), name, rows[name].dictionary_encode())
+    return rows
 
 
 class _named_errors:  # noqa: N801 - reads as a context

@@ -22,6 +22,7 @@ from rayplat.types import Signature, TensorSpec
 from rayplat.types.signature import FLOATS
 
 Bools = npt.NDArray[np.bool_]
+_MISSING = "is missing, and the model needs it"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Given:
 
 class Reader:
     """How a table's columns become the inputs of one model. ``stacked`` columns make its one array; ``arrow`` leaves
-    text as Arrow columns, for models that encode these themselves. Raises `SchemaMismatch` for a column that is absent
-    or of a type that the model does not take."""
+    text as Arrow columns, dictionaries too, for models that encode these themselves. Raises `SchemaMismatch` for a
+    column that is absent or of a type that the model does not take."""
 
     def __init__(
         self, signature: Signature, schema: pa.Schema, stacked: Sequence[str] = (), *, arrow: bool = False
@@ -172,6 +173,9 @@ def _check_type(spec: TensorSpec, dtype: pa.DataType) -> None:
 def _converted(column: pa.ChunkedArray, spec: TensorSpec, arrow: bool) -> tuple[Any, Bools | None, str]:
     """The column as the model takes it, which of its rows are wrong (None: none), and why."""
     if pa.types.is_dictionary(column.type):
+        if arrow and spec.datatype == "BYTES" and pa.types.is_string(column.type.value_type):
+            wrong = None if spec.nullable or not column.null_count else column.is_null().to_numpy()
+            return column, wrong, _MISSING
         column = column.cast(column.type.value_type)
     if len(spec.shape) > 1 and _is_list(column.type):
         return _arrays(column, spec)
@@ -218,13 +222,13 @@ def _texts(column: pa.ChunkedArray, spec: TensorSpec, arrow: bool) -> tuple[Any,
         column = column.cast(pa.string())
     wrong = None if spec.nullable or not column.null_count else column.is_null().to_numpy()
     if arrow and not binary:
-        return column, wrong, "is missing, and the model needs it"
+        return column, wrong, _MISSING
     values: list[Any] = column.to_numpy().tolist() if pa.types.is_string(column.type) else column.to_pylist()
     if spec.logical == "binary":
         values = [v.encode() if isinstance(v, str) else v for v in values]
     elif binary:
         values = [None if v is None else v.decode("utf-8", "replace") for v in values]
-    return values, wrong, "is missing, and the model needs it"
+    return values, wrong, _MISSING
 
 
 def _arrays(column: pa.ChunkedArray, spec: TensorSpec) -> tuple[Any, Bools | None, str]:

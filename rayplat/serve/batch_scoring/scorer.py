@@ -134,7 +134,13 @@ class Scorer:
         if absent:
             there = ", ".join(scan.schema.names)
             raise SchemaMismatch(absent[0], f"table {request.input[0]!r} has no such column, there are {there}")
-        return scan.slice(*self._task.plan.span(number), list(dict.fromkeys([*request.keys, *names])))
+        words = [name for name in names if name not in request.keys] if self._encodes else []
+        return scan.slice(*self._task.plan.span(number), list(dict.fromkeys([*request.keys, *names])), words=words)
+
+    @property
+    def _encodes(self) -> bool:
+        """Whether the model takes Arrow columns of text: our own encode these themselves. The log wants values."""
+        return self._loaded.spec is not None and not self._task.log
 
     def _completed(self, rows: pa.Table) -> pa.Table:
         """Joined rows with defaults and the features that are computed on request."""
@@ -151,8 +157,7 @@ class Scorer:
     def _reader_of(self, schema: pa.Schema) -> Reader:
         if self._reader is None:
             loaded, request = self._loaded, self._task.plan.request
-            own = loaded.spec is not None  # our own models encode Arrow columns themselves
-            self._reader = Reader(loaded.signature, schema, request.columns, arrow=own and not self._task.log)
+            self._reader = Reader(loaded.signature, schema, request.columns, arrow=self._encodes)
             taken = [name for name in loaded.signature.output_names if name in (*request.keys, *OWN_COLUMNS)]
             if taken:
                 raise InvalidInput("keys", f"{taken[0]!r} is an output of the model; leave it out or rename the column")

@@ -229,6 +229,26 @@ def test_deletion_vectors_are_applied(tables: Tables, golden: Log, kind: str) ->
     assert tables.version("t", 1).manifest_digest != _without_vectors(tables, golden)
 
 
+def test_a_slice_may_have_its_words_as_dictionaries(tables: Tables, golden: Log) -> None:
+    golden.begin(field("n", "long"), field("word", "string"), features=["deletionVectors"])
+
+    def rows(*words: str | None) -> pa.Table:
+        return pa.table({"n": pa.array(range(len(words)), pa.int64()), "word": pa.array(words, pa.string())})
+
+    golden.commit(
+        golden.file(rows("a", "b", None, "a"), path="a.parquet"),
+        golden.file(rows("x", "b", "c"), path="b.parquet", deletionVector=inline_vector([0])),
+        golden.file(rows(*("d" * 3), None), path="c.parquet"),
+    )
+    scan = tables.scan("t")
+    for start, count in ((0, 100), (1, 2), (3, 4), (9, 1), (10, 5), (0, 0)):
+        plain = scan.slice(start, count)
+        found = scan.slice(start, count, words=["n", "word"])
+        assert found.schema.types == [pa.int64(), pa.dictionary(pa.int32(), pa.string())]
+        assert found.cast(plain.schema).equals(plain)
+        assert scan.slice(start, count, ["n"], words=["word"]).equals(plain.select(["n"]))
+
+
 def _without_vectors(tables: Tables, golden: Log) -> str:
     """The digest of the same files when nothing is deleted from them."""
     path = golden.folder / "_delta_log" / f"{1:020d}.json"

@@ -64,8 +64,12 @@ def test_texts_are_lists_or_stay_in_arrow() -> None:
     assert _read(TensorSpec("x", "BYTES", logical="binary"), pa.array(["a"])).values["x"] == [b"a"]
     moment = _read(spec, pa.array([datetime(2013, 1, 2, 3, tzinfo=UTC)])).values["x"]
     assert datetime.fromisoformat(moment[0]).hour == 3
-    kept = _read(spec, pa.array(["a", None]), arrow=True).values["x"]
-    assert isinstance(kept, pa.ChunkedArray)
+    for column in (pa.array(["a", None]), pa.array(["a", None]).dictionary_encode()):
+        kept = _read(spec, column, arrow=True).values["x"]
+        assert isinstance(kept, pa.ChunkedArray)
+        assert kept.type == column.type
+        given = _read(TensorSpec("x", "BYTES"), column, arrow=True)
+        assert (given.values["x"].to_pylist(), list(given.reasons)) == (["a"], [1])
 
 
 def test_lists_are_arrays_and_columns_can_be_stacked_into_one() -> None:
