@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.rows import Row, row
 from benchmarks.serve import load, tiny
-from rayplat.serve.log.schema import Record
 from rayplat.serve.log.tap import InferenceTap
 from rayplat.settings import LogSettings
 from rayplat.types import AliasHead
@@ -53,7 +52,7 @@ def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
         moment = datetime.now(UTC)
         clock = time.perf_counter_ns()
         tap.record(
-            Record(
+            (
                 "3f2b8a52a9c94e01a8c1",
                 1,
                 moment,

@@ -17,7 +17,7 @@ from rayplat.errors import DeadlineExceeded, InvalidInput, Overloaded, PartFaile
 from rayplat.serve.computing import calls
 from rayplat.serve.dataplane import DataPlane
 from rayplat.serve.follower import AliasFollower, PinnedVersions
-from rayplat.serve.log.schema import Record
+from rayplat.serve.log.schema import RawRecord, Record
 from rayplat.serve.ports import Explanation, LoadedVersion
 from rayplat.serve.request import Answer, Call, InferRequest
 from rayplat.types import EndpointSpec, Explaining, Limits, Logging, Release
@@ -86,8 +86,8 @@ class Tap:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def record(self, record: Record) -> None:
-        self.records.append(record)
+    def record(self, record: RawRecord) -> None:
+        self.records.append(Record._make(record))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Values of inputs are what the model was given: one number to a row goes into ``numeric``, one text into
 ``categorical``; a missing one is null in its map, one of several values to a row has no key in it, and one that is
-redacted says so in ``categorical``, whatever it was. `Record` is made on the host's loop and does nothing; `encode`
+redacted says so in ``categorical``, whatever it was. `RawRecord` is made on the host's loop and does nothing; `encode`
 does the work, in the tap's thread.
 """
 
@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,26 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(slots=True)
-class Record:
+RawRecord = tuple[
+    str,
+    int,
+    datetime,
+    datetime,
+    AliasHead,
+    int,
+    Sequence[Any] | None,
+    Mapping[str, Any],
+    Mapping[str, Any] | None,
+    float,
+    int,
+    str,
+    str,
+    frozenset[str],
+]
+"""The values of a `Record` in their order, as the host's loop hands them over: quicker to make by half."""
+
+
+class Record(NamedTuple):
     """One request of ``rows`` rows that was answered or failed.
 
     ``head`` says which alias and generation answered; ``version`` differs from the head's where the request named an

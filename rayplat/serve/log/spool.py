@@ -27,7 +27,7 @@ from pathlib import Path
 from rayplat.errors import Unavailable
 from rayplat.serve.log import segments
 from rayplat.serve.log.sampling import Sample
-from rayplat.serve.log.schema import Record
+from rayplat.serve.log.schema import RawRecord, Record
 from rayplat.serve.log.tap import BATCH_ROWS, Batch, LogSink, encoded
 from rayplat.settings import LogSettings, Settings
 
@@ -85,7 +85,10 @@ class SpoolBuffer:
     def dropped(self) -> int:
         return self._dropped + self._unreadable
 
-    def add(self, record: Record) -> None:
+    def add(self, record: RawRecord) -> None:
+        self._keep(Record._make(record))
+
+    def _keep(self, record: Record) -> None:
         if not self._sample.holds(record.request_id):
             return
         self._recorded += record.rows

@@ -25,7 +25,7 @@ from rayplat import actors
 from rayplat.errors import InvalidInput, Unavailable
 from rayplat.serve.log import schema as log_schema
 from rayplat.serve.log.sampling import Sample
-from rayplat.serve.log.schema import Record
+from rayplat.serve.log.schema import RawRecord, Record
 from rayplat.settings import LogSettings
 from rayplat.types import Logging
 
@@ -72,7 +72,7 @@ class Buffer(Protocol):
     @property
     def dropped(self) -> int: ...
 
-    def add(self, record: Record) -> None: ...
+    def add(self, record: RawRecord) -> None: ...
 
     def take(self, room: bool) -> Batch | None:
         """What is due every round, and the next batch if there is ``room`` for one."""
@@ -91,7 +91,7 @@ class InferenceTap:
     cannot be written.
     """
 
-    record: Callable[[Record], None]
+    record: Callable[[RawRecord], None]
     """Keep one request for the log. Never blocks on the writer, never raises; drops and counts what does not fit."""
 
     def __init__(
@@ -260,7 +260,7 @@ class MemoryBuffer:
     def __init__(self, settings: LogSettings, sample: Sample, replica: str, wake: threading.Event) -> None:
         self.epoch = uuid.uuid4().hex
         self._limit, self._sample, self._replica, self._wake = settings.buffer_rows, sample, replica, wake
-        self._incoming: deque[Record] = deque()
+        self._incoming: deque[RawRecord] = deque()
         self._in = self._overflowed = 0
         self._attention = min(_EARLY_ROWS, self._limit)  # the count of rows at which the loop looks up again
         self._backlog: deque[Record] = deque()
@@ -275,9 +275,9 @@ class MemoryBuffer:
     def dropped(self) -> int:
         return self._overflowed + self._dropped
 
-    def add(self, record: Record) -> None:
+    def add(self, record: RawRecord) -> None:
         self._incoming.append(record)
-        self._in += record.rows
+        self._in += record[1]
         if self._in >= self._attention:
             self._attend()
 
@@ -285,9 +285,9 @@ class MemoryBuffer:
         """On the loop, now and then: wake the thread, and drop the oldest where it does not keep up."""
         pending = self._in - self._overflowed - self._out
         while pending > self._limit and len(self._incoming) > 1:
-            oldest = self._incoming.popleft()
-            self._overflowed += oldest.rows
-            pending -= oldest.rows
+            rows = self._incoming.popleft()[1]
+            self._overflowed += rows
+            pending -= rows
         if pending >= _EARLY_ROWS:
             self._wake.set()
         self._attention = self._in + max(1, min(_EARLY_ROWS, self._limit - pending))
@@ -313,7 +313,7 @@ class MemoryBuffer:
         """Bring what came in into the backlog, as far as it is in the sample; drop the oldest beyond the limit."""
         for _ in range(len(self._incoming)):
             try:
-                record = self._incoming.popleft()
+                record = Record._make(self._incoming.popleft())
             except IndexError:  # the loop dropped it meanwhile
                 break
             self._out += record.rows

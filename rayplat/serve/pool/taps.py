@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rayplat.serve.log.schema import Record
+from rayplat.serve.log.schema import RawRecord
 from rayplat.serve.log.tap import InferenceTap
 from rayplat.types import Logging
 
@@ -39,7 +39,7 @@ class BorrowedTap:
 
     def __init__(self, tap: InferenceTap) -> None:
         self._tap = tap
-        self.record: Callable[[Record], None] = tap.record
+        self.record: Callable[[RawRecord], None] = tap.record
 
     def stats(self) -> dict[str, int]:
         """Of all models that log like this one."""
