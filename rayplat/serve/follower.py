@@ -2,7 +2,7 @@
 
 The registry pushes (a long poll); silence ends after ``poll_s`` and is asked again, so a missed notice costs at
 most that. A version that does not load, or that the requests of the served one would not fit, leaves the old one
-serving, with the reason kept, and is tried again.
+serving, with the reason kept, and is tried again. A load that takes long, or never ends, holds up no newer head.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from rayplat.errors import NotFound, PartFailed, RayplatError, SchemaMismatch, Unavailable
 from rayplat.serve import signatures
+from rayplat.serve.computing.workers import in_own_thread
 from rayplat.serve.ports import LoadedVersion, Loader, RegistryPort
 from rayplat.types import AliasHead
 
 log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 30.0
+_SLOW_S = 0.25  # a load that takes longer is watched for a newer head
+_PATIENCE_S = 5.0  # how long an exact version waits for the load of another before it is loaded beside it
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class AliasFollower:
                 log.warning("model %s waits for the registry: %s", self._model, e)
                 await self._pause()
         self._retry_s = _FIRST_RETRY_S
-        self._current = Serving(head, await self._loaded(head))
+        self._current = Serving(head, await asyncio.to_thread(self._load, head))
         log.info("serving", extra=self._fields(head))
         await self._acknowledge()
 
@@ -113,7 +117,9 @@ class AliasFollower:
         old = self.current
         began = time.perf_counter()
         try:
-            loaded = await self._loaded(head)
+            while isinstance(loaded := await self._loaded_or_newer(head), AliasHead):
+                log.warning("a newer head takes the place of one that still loads", extra=self._fields(head))
+                head, began = loaded, time.perf_counter()
             _same_requests(loaded, old.loaded)
         except Exception as e:
             if self._failed is not head:  # else it is the next try, and failed again
@@ -122,7 +128,7 @@ class AliasFollower:
                 log.error(said, e, exc_info=trace, extra=self._fields(head))
             self._failed = head
             self.failure = f"generation {head.generation}, version {head.version}: {e}"
-            return
+            return None
         self._current = Serving(head, loaded)
         if loaded is not old.loaded:
             self.previous = old
@@ -132,11 +138,34 @@ class AliasFollower:
         self.lag_s = max((datetime.now(UTC) - head.moved_at).total_seconds(), 0.0)
         log.info("alias moved", extra={**self._fields(head), "from_version": old.loaded.version})
 
-    async def _loaded(self, head: AliasHead) -> LoadedVersion:
-        for held in (self._current, self.previous):
+    async def _loaded_or_newer(self, head: AliasHead) -> LoadedVersion | AliasHead:
+        """The version of ``head``; or the head that took its place while that was loading."""
+        for held in (self.current, self.previous):
             if held is not None and (held.loaded.version, held.loaded.digest) == (head.version, head.digest):
                 return held.loaded
-        return await asyncio.to_thread(self._load, head)
+        loading = asyncio.create_task(in_own_thread("load", partial(self._load, head)))
+        try:
+            await asyncio.wait({loading}, timeout=_SLOW_S)
+            while not loading.done():
+                newer = asyncio.create_task(self._newer(head))
+                try:
+                    await asyncio.wait({loading, newer}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    newer.cancel()
+                if not loading.done() and (found := newer.result()) is not None:
+                    return found
+            return loading.result()
+        finally:
+            loading.cancel()
+
+    async def _newer(self, head: AliasHead) -> AliasHead | None:
+        """A newer head than ``head``, within one wait."""
+        try:
+            found = await self._registry.listen(self._model, self._alias, head.generation, self._poll_s)
+        except RayplatError:
+            await asyncio.sleep(_LAST_RETRY_S)
+            return None
+        return found if found is not None and found.generation > head.generation else None
 
     def _load(self, head: AliasHead) -> LoadedVersion:
         loaded = _opened(self._loader, self._model, head.version, head.digest)
@@ -212,9 +241,18 @@ class PinnedVersions:
 
     async def _load(self, version: int) -> LoadedVersion:
         known = await self._registry.version(self._model, version)
-        async with self._turn:
-            loaded = await asyncio.to_thread(_opened, self._loader, self._model, version, known.digest)
+        mine = True
+        try:
+            await asyncio.wait_for(self._turn.acquire(), _PATIENCE_S)
+        except TimeoutError:  # the one before it may never end
+            mine = False
+        try:
+            work = partial(_opened, self._loader, self._model, version, known.digest)
+            loaded = await in_own_thread("load", work)
             self._loaded[version] = loaded
             while len(self._loaded) > self._capacity:
                 self._loaded.pop(next(iter(self._loaded)))
+        finally:
+            if mine:
+                self._turn.release()
         return loaded

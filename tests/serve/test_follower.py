@@ -7,8 +7,10 @@ import threading
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from rayplat.errors import Corrupt
-from rayplat.serve.follower import AliasFollower
+from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.types import FeatureSpec
 from tests.serve.fakes import SPEC, Bench, FakeLoader, FakeRegistry, bench, head, until
 
@@ -44,6 +46,62 @@ def test_a_rollback_uses_the_version_that_is_still_there() -> None:
             assert f.current.loaded.version == version
         assert loader.loads == [1, 2]
         assert registry.acks == {"replica-1": 4}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("way_out", [1, 3])
+def test_a_load_that_never_ends_holds_up_neither_a_rollback_nor_the_next_version(way_out: int) -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        hanging = loader.gate = threading.Event()
+        registry.move(2)
+        step = asyncio.create_task(f.step())
+        await until(lambda: loader.loads == [1, 2])
+        loader.gate = None
+        registry.move(way_out)
+        await step
+        assert (f.current.loaded.version, f.current.head.generation, f.failure) == (way_out, 3, None)
+        assert registry.acks == {"replica-1": 3}
+        hanging.set()
+
+    asyncio.run(run())
+
+
+def test_a_slow_load_survives_the_registry_s_absence() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        f = follower(registry, loader)
+        await f.start()
+        loader.gate = threading.Event()
+        registry.move(2)
+        step = asyncio.create_task(f.step())
+        await until(lambda: loader.loads == [1, 2])
+        registry.down = True
+        registry.calls.clear()
+        await until(lambda: "listen" in registry.calls)
+        loader.gate.set()
+        await step
+        assert (f.current.loaded.version, f.failure) == (2, None)
+
+    asyncio.run(run())
+
+
+def test_an_exact_version_does_not_wait_for_ever_for_another_one_s_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        pinned = PinnedVersions(registry, loader, SPEC.model)
+        monkeypatch.setattr("rayplat.serve.follower._PATIENCE_S", 0.05)
+        hanging = loader.gate = threading.Event()
+        first = asyncio.create_task(pinned.get(2))
+        await until(lambda: loader.loads == [2])
+        loader.gate = None
+        assert (await pinned.get(3)).version == 3
+        hanging.set()
+        assert (await first).version == 2
+        assert pinned.held() == [3, 2]
 
     asyncio.run(run())
 

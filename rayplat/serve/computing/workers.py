@@ -10,6 +10,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -50,3 +53,31 @@ class Workers:
             except RuntimeError:  # the loop has ended, and nobody waits any more
                 return
             del task, work, done  # or an idle thread would keep the last answer alive
+
+
+async def in_own_thread(name: str, work: Callable[[], T]) -> T:
+    """What ``work`` returns or raises. It may take for ever: whoever waits may give up, the thread is left behind."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(found: T | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(found)  # type: ignore[arg-type]
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        found, error = None, None
+        try:
+            found = work()
+        except Exception as e:  # noqa: BLE001 - it is raised where it is waited for
+            error = e
+        try:
+            loop.call_soon_threadsafe(settle, found, error)
+        except RuntimeError:  # the loop has ended, and nobody waits any more
+            return
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await answer
