@@ -128,7 +128,7 @@ class AliasFollower:
                 log.error(said, e, exc_info=trace, extra=self._fields(head))
             self._failed = head
             self.failure = f"generation {head.generation}, version {head.version}: {e}"
-            return None
+            return
         self._current = Serving(head, loaded)
         if loaded is not old.loaded:
             self.previous = old
