@@ -85,7 +85,7 @@ def test_what_cannot_be_placed_is_said_within_ten_seconds(ray_cluster, tables, t
 
 def test_an_error_on_a_worker_comes_back_and_fails_the_run(ray_cluster, tables, training_set, toy, tracking, scratch):
     plan = _plan(training_set(toy.rows(500)), toy, scratch, trials=0, workers=1, params=NetParams(width=-1))
-    with pytest.raises(PartFailed, match="training failed: .*width"):
+    with pytest.raises(PartFailed, match=r"(?s)training failed: .*width"):
         train(plan, tables, tracking)
     newest = tracking.runs("flights", limit=1)[0]
     assert newest.status == "FAILED"
