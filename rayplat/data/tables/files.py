@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -24,6 +25,8 @@ from rayplat.errors import InvalidInput
 ROW_GROUP = 65_536
 FILE_ROWS = 2_000_000
 _LONGEST_NAME = 100
+_SAMPLE = 4_096  # values of a column that are looked at before it is written
+_MOST_WORDS, _MOST_NUMBERS = 0.9, 0.5  # the share of different ones up to which a dictionary pays
 _SPECIAL = re.compile(r"[^A-Za-z0-9._-]")
 logger = logging.getLogger(__name__)
 
@@ -103,7 +106,6 @@ def partition_text(value: Any) -> str | None:
 
 
 def _write(place: Place, path: str, rows: pa.Table) -> int:
-    strings = [f.name for f in rows.schema if pa.types.is_string(f.type)]
     filesystem, full = place.filesystem, f"{place.root}/{path}"
     with filesystem.open_output_stream(full) as out:
         pq.write_table(
@@ -111,10 +113,22 @@ def _write(place: Place, path: str, rows: pa.Table) -> int:
             out,
             row_group_size=ROW_GROUP,
             compression="zstd",
-            use_dictionary=strings,
+            use_dictionary=[name for name in rows.column_names if _repeats(rows[name])],
             write_page_checksum=True,  # else a flipped bit reads as another number
         )
         return int(out.tell())
+
+
+def _repeats(column: pa.ChunkedArray) -> bool:
+    """Whether the first values come again so often that a dictionary makes the file smaller, and quicker to write and
+    to read; where nearly all are different it does the opposite."""
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_temporal, pa.types.is_decimal)
+    text = pa.types.is_string(column.type)
+    if not text and not any(kind(column.type) for kind in kinds):
+        return False
+    first = column.slice(0, _SAMPLE)
+    most = _MOST_WORDS if text else _MOST_NUMBERS
+    return bool(pc.count_distinct(first).as_py() <= max(1, most * len(first)))
 
 
 def _remove(place: Place, paths: Iterable[str]) -> None:
