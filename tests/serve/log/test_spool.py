@@ -30,8 +30,12 @@ def still(sink: FakeSink, root: Path, **settings: Any) -> InferenceTap:
     return Still(sink, LogSettings(**settings), "r", SPOOL, root)
 
 
-def left(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*"))
+def left(root: Path) -> list[str] | None:
+    """What lies under ``root``; None while it is being removed."""
+    try:
+        return sorted(path.name for path in root.rglob("*"))
+    except FileNotFoundError:
+        return None
 
 
 def salvaged(root: Path) -> list[tuple[int, list[str]]]:
