@@ -170,14 +170,21 @@ def test_only_a_quick_call_of_few_rows_is_for_the_loop() -> None:
     assert grows.inline(2)
     assert not grows.inline(20)
     assert not CostCurve().inline(1)
-    for _ in range(5):
-        quick.touch(1, 0.02)  # a wait for the interpreter's lock makes no model slow
-    assert quick.inline(1)
-    for _ in range(30):
+    for _ in range(10):
+        for _ in range(20):
+            quick.touch(1, 0.02)  # waits for a core or the interpreter's lock make no model slow
+        assert quick.inline(1)
+        quick.touch(1, 1.1e-4 - 1e-5)
+    for _ in range(35):
         quick.touch(1, 0.02)
     assert not quick.inline(1)
+    quick.touch(1, 1e-4)
+    assert quick.inline(1)
     slow.touch(1, 1e-4)
-    assert slow.inline(1)
+    assert not slow.inline(1)  # its other calls would stop the loop
+    stalls = curve(1e-4, 0.0)
+    stalls.touch(1, 0.2)
+    assert not stalls.inline(1)
 
 
 @pytest.mark.parametrize(("fixed_s", "row_s"), [(0.2, 0.003), (0.5, 0.0), (1e-5, 0.0), (1e-4, 1e-6)])
