@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rayplat.errors import RayplatError
-from rayplat.serve.computing.workers import pass_the_lock_on
 from rayplat.serve.host import ModelHost, Parts, Release
 from rayplat.serve.http import relay
 from rayplat.serve.http.routes import DEFAULT_ALIAS, prefix
@@ -31,7 +30,6 @@ class Replica:
         from rayplat.serve.loader import VersionLoader
 
         logs.set_up_in_replica()
-        pass_the_lock_on()
         self._settings, self._spec = settings, spec
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._link, self._loader = RegistryLink(), VersionLoader(settings)

@@ -7,20 +7,12 @@ daemons, so a process can end in spite of them.
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
-
-_SWITCH_S = 0.0005  # Python's own is 5 ms: so long the loop would wait for each thread that has the lock
-
-
-def pass_the_lock_on() -> None:
-    """Have threads of this process that compute in Python hand the interpreter's lock to others soon."""
-    sys.setswitchinterval(_SWITCH_S)
 
 
 class Workers:

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import sys
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from rayplat.errors import RayplatError
 from rayplat.serve.access import Access
-from rayplat.serve.computing.workers import pass_the_lock_on
 from rayplat.serve.deployment import cluster
 from rayplat.serve.host import ModelHost, Parts
 from rayplat.serve.http import relay
@@ -38,6 +38,9 @@ from rayplat.version import __version__
 log = logging.getLogger(__name__)
 
 _START_S = 120.0
+_SWITCH_S = (
+    0.0005  # how long a model that computes in Python may keep the others' threads waiting; Python's own is 5 ms
+)
 _DRAIN_S = 4.0
 _ONGOING = 10_000
 
@@ -198,7 +201,7 @@ class _Worker:
         from rayplat.serve.log import spool
 
         logs.set_up_in_replica()
-        pass_the_lock_on()
+        sys.setswitchinterval(_SWITCH_S)
         self._settings, self._name = settings, name
         self._replica = serve.get_replica_context().replica_id.unique_id
         self._link = RegistryLink()
