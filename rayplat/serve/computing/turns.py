@@ -38,9 +38,10 @@ class Turns:
     async def run(self, job: Job, curve: CostCurve) -> Mapping[str, Any]:
         """The job's outputs. Raises what its model raises of our tree."""
         self._seen += 1
-        if curve.fixed_s < _WORTH_S or curve.fixed_s < curve.row_s:
+        if curve.fixed_s < _WORTH_S:
             return self._alone(job, curve)
-        if not self._jobs and self._company < _COMPANY and self._seen % _TRY_EVERY:
+        pays = self._company >= _COMPANY and curve.fixed_s >= curve.row_s
+        if not self._jobs and not pays and self._seen % _TRY_EVERY:  # both are only learned by trying
             return self._alone(job, curve)
         loop = asyncio.get_running_loop()
         job.answer = loop.create_future()
