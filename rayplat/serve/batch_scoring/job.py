@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 _COUNTS = "batch_score_counts"
 _LOOK_BACK = 1_000  # commits of the output that are looked at for an unfinished job
+_PARTS_AT_ONCE = 2  # of one worker: one is computed, another read or written
 _WAVE_ROWS = 1 << 24  # rows whose features are joined at once
 Progress = Callable[[int, int], None]
 
@@ -330,7 +331,9 @@ def _scored(task: Task, blocks: Sequence[Any], workers: tuple[int, Workers]) -> 
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=count),
+        compute=ray.data.ActorPoolStrategy(
+            size=count, max_concurrent_calls_per_actor=_PARTS_AT_ONCE, enable_true_multi_threading=True
+        ),
         num_cpus=each.cpus,
         num_gpus=each.gpus or None,
     )

@@ -7,6 +7,7 @@ its column ``error`` and null predictions.
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,8 +55,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A part whose files are written. ``busy_s`` is the time it took its worker, ``began_at`` when that began (seconds
-    since 1970)."""
+    """A part whose files are written. ``busy_s`` is the time it took its worker, without its wait for another part;
+    ``began_at`` when that began (seconds since 1970)."""
 
     part: int
     written: Written
@@ -75,7 +76,8 @@ class _Scored:
 
 
 class Scorer:
-    """Loads the model once; called with a table of one part, it scores the part. A model that does not load is told of
+    """Loads the model once; called with a table of one part, it scores the part. Two calls at a time keep the worker
+    busy: one part is read or written while another is computed. A model that does not load is told of
     by the first call. Our errors are answers: of what an actor raises, only text reaches the driver."""
 
     def __init__(self, task: Task) -> None:
@@ -89,6 +91,7 @@ class Scorer:
         except Exception as e:  # noqa: BLE001 - raised again by `part`
             self._failure = e
         self._reader: Reader | None = None
+        self._computing = threading.Lock()  # one part is computed while another is read or written
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """``block`` holds a part's rows with their features, or only its number (``part``); the answer is a pickled
@@ -111,6 +114,18 @@ class Scorer:
             raise self._failure
         began, began_at = time.perf_counter(), time.time()
         rows = self._read(number) if rows is None else self._completed(rows)
+        came = time.perf_counter()
+        with self._computing:
+            waited_s = time.perf_counter() - came
+            scored = self._scored(number, rows)
+        table = self._table(number, rows, scored)
+        written = self._task.tables.write_files(self._task.plan.request.output, table)
+        failed = len(scored.reasons)
+        busy_s = time.perf_counter() - began - waited_s
+        return Done(number, written, rows.num_rows - failed, failed, busy_s, began_at)
+
+    def _scored(self, number: int, rows: pa.Table) -> _Scored:
+        """The answers for a part's rows, batch after batch."""
         scored = _Scored()
         values, good = self._inputs(rows, scored)
         step = self._task.plan.request.batch_rows
@@ -120,10 +135,7 @@ class Scorer:
             if self._task.log:
                 answered = list(zip(scored.good[first:], scored.outputs[first:], strict=True))
                 self._log(rows, (number, start // step), (batch, good[start : start + step]), answered)
-        table = self._table(number, rows, scored)
-        written = self._task.tables.write_files(self._task.plan.request.output, table)
-        failed = len(scored.reasons)
-        return Done(number, written, rows.num_rows - failed, failed, time.perf_counter() - began, began_at)
+        return scored
 
     # --- rows -----------------------------------------------------------------------------------------
 
