@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from rayplat.types import AliasHead
@@ -100,8 +100,7 @@ class Record(NamedTuple):
     redact: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Which of a record's values go where. Records of the same layout become rows together."""
 
     numeric: tuple[str, ...]
@@ -289,6 +288,12 @@ def _answers(layout: _Layout, records: list[Record], rows: int) -> pa.Array:
     """JSON of each row's outputs beside the prediction."""
     if not layout.answer:
         return pa.nulls(rows, pa.string())
+    numbers = [_numbers(name, records) for name in layout.answer]
+    if None not in numbers:
+        heads = [orjson.dumps(name) + b":" for name in layout.answer]
+        rows_of = zip(*numbers, strict=True)  # type: ignore[arg-type]
+        texts = [b"{" + b",".join([h + v for h, v in zip(heads, row, strict=True)]) + b"}" for row in rows_of]
+        return pa.array(texts, pa.binary()).cast(pa.string())
     found: list[str] = []
     for record in records:
         outputs = {name: _by_row(record.outputs[name], record.rows) for name in layout.answer} if record.outputs else {}
@@ -297,6 +302,29 @@ def _answers(layout: _Layout, records: list[Record], rows: int) -> pa.Array:
             for row in range(record.rows)
         ]
     return pa.array(found, pa.string())
+
+
+def _numbers(name: str, records: list[Record]) -> list[bytes] | None:
+    """The output ``name`` as JSON by row, where it is an array of few numbers to a row in all records; else None.
+    Written as a whole and cut: a text made by itself leaves a hole in memory, and costs ten times as much."""
+    column: list[Any] = []
+    shape: tuple[int, ...] | None = None
+    for record in records:
+        values = record.outputs[name] if record.outputs is not None else None
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+            return None
+        if values.ndim not in (1, 2) or len(values) != record.rows or values.shape[1:] != (shape or values.shape)[1:]:
+            return None
+        if values.size > MOST_VALUES * max(record.rows, 1):
+            return None
+        shape = values.shape
+        column += values.tolist()
+    if not column:
+        return []
+    text = orjson.dumps(column)
+    if shape is not None and len(shape) == 1:
+        return text[1:-1].split(b",")
+    return [b"[" + row + b"]" for row in text[2:-2].split(b"],[")]
 
 
 def _by_row(values: Any, rows: int) -> list[Any]:

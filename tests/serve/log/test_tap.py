@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,37 @@ def test_answers_that_are_no_single_number() -> None:
     assert large["answer"] == '{"embedding":{"shape":[768]}}'
     (odd,) = rows_of(record("a", outputs={"found": [{"at": (1, float("inf")), "of": b"xy"}]}))
     assert odd["answer"] == '{"found":{"at":[1,null],"of":{"bytes":2}}}'
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [np.array([1, 2], np.uint8), np.array([2**63], np.uint64)],
+        [np.array([1.5, np.nan, -np.inf]), np.array([0.1], np.float32)],
+        [np.array([True, False])],
+        [np.array([[0.1, 0.2], [np.nan, -1e-9]]), np.array([[3, 4]])],
+        [np.zeros((2, 0)), np.zeros((1, 0))],
+        [np.array([[1], [2]])],
+        [np.array([[1, 2]]), np.array([[1, 2, 3]])],  # of different width, as models with free shapes answer
+        [np.array([1.0]), np.array([[1.0, 2.0]])],
+        [np.zeros((1, 2, 2)), np.ones((1, 2, 2))],
+        [np.zeros((1, 500)), np.zeros((1, 2))],
+    ],
+)
+def test_numbers_are_told_by_row_however_many_records_share_a_table(values: list[Any]) -> None:
+    records = [
+        record(str(i), len(part), outputs={"first": np.zeros((len(part), 2)), "ü": part, "n": np.arange(len(part))})
+        for i, part in enumerate(values)
+    ]
+    apart = [json.loads(row["answer"]) for one in records for row in rows_of(one)]
+    assert [json.loads(row["answer"]) for row in rows_of(*records)] == apart
+    rows = [row for part in values for row in part]
+    for found, row in zip(apart, rows, strict=True):
+        if row.size <= 64:
+            told = np.array(found["ü"], dtype=np.float64)
+            assert np.array_equal(told, np.where(np.isfinite(row), row, np.nan), equal_nan=True)
+        else:
+            assert found["ü"] == {"shape": [500]}
 
 
 def test_a_request_that_failed_has_its_status_and_no_answer() -> None:
