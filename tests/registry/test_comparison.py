@@ -202,7 +202,7 @@ def test_trees_of_mlflow_are_compared_by_mlflows_signature(tmp_path: Path) -> No
     other = model(
         "b",
         [{**column, "type": "float", "required": False}, tensor],
-        "numpy==2.2\nscikit-learn==1.5\npandas>=2,<3\n--index-url https://pypi.example\n",
+        "numpy==2.2\nscikit-learn==1.5\npandas>=2,<3\n--index-url https://packages.example\n",
         [{"name": "top", "type": "long", "default": 3, "shape": None}],
     )
     found = comparison.diff(version(1, first), version(2, other), store, None)
@@ -212,7 +212,7 @@ def test_trees_of_mlflow_are_compared_by_mlflows_signature(tmp_path: Path) -> No
         ("param top", None, "long = 3"),
     ]
     assert [(e.name, e.a, e.b) for e in found.environment] == [
-        ("--index-url https://pypi.example", None, "yes"),
+        ("--index-url https://packages.example", None, "yes"),
         ("numpy", "2.1", "2.2"),
         ("pandas", None, ">=2,<3"),
         ("torch", "any", None),

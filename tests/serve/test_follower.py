@@ -151,6 +151,20 @@ def test_a_version_that_does_not_load_keeps_the_old_one_and_is_tried_again() -> 
     asyncio.run(run())
 
 
+def test_a_load_that_raises_what_no_future_can_hold_is_a_failed_load() -> None:
+    async def run() -> None:
+        registry, loader = FakeRegistry(head(1, 1)), FakeLoader()
+        loader.broken[2] = StopIteration()
+        f = follower(registry, loader)
+        await f.start()
+        registry.move(2)
+        async with asyncio.timeout(5):
+            await f.step()
+        assert (f.current.loaded.version, str(f.failure)) == (1, "generation 2, version 2: it raised StopIteration")
+
+    asyncio.run(run())
+
+
 def test_a_version_with_another_signature_is_refused_and_the_way_back_is_free() -> None:
     async def run() -> None:
         registry, loader = FakeRegistry(head(1, 1)), FakeLoader()

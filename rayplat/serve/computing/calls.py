@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rayplat.errors import DeadlineExceeded, Unavailable
-from rayplat.serve.computing.workers import Workers
+from rayplat.serve.computing.workers import Workers, raisable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class _Call:
         try:
             self.result = work()
         except BaseException as e:  # noqa: BLE001 - native code that panics raises no Exception, and would end the thread
-            self.error = e if isinstance(e, Exception) and not isinstance(e, StopIteration) else _wrapped(e)
+            self.error = raisable(e)
 
 
 class Calls:
@@ -148,9 +148,3 @@ class Calls:
         if self._slots() <= 0:
             self._refuse_waiting()
         self._dispatch()
-
-
-def _wrapped(error: BaseException) -> RuntimeError:
-    wrapped = RuntimeError(f"it raised {type(error).__name__}")
-    wrapped.__cause__ = error
-    return wrapped

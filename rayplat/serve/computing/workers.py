@@ -69,11 +69,12 @@ async def in_own_thread(name: str, work: Callable[[], T]) -> T:
             answer.set_exception(error)
 
     def run() -> None:
-        found, error = None, None
+        found: T | None = None
+        error: Exception | None = None
         try:
             found = work()
-        except Exception as e:  # noqa: BLE001 - it is raised where it is waited for
-            error = e
+        except BaseException as e:  # noqa: BLE001 - it is raised where it is waited for
+            error = raisable(e)
         try:
             loop.call_soon_threadsafe(settle, found, error)
         except RuntimeError:  # the loop has ended, and nobody waits any more
@@ -81,3 +82,12 @@ async def in_own_thread(name: str, work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await answer
+
+
+def raisable(error: BaseException) -> Exception:
+    """``error`` as a future can hold it: no `StopIteration`, and nothing that would end the loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"it raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
