@@ -8,6 +8,7 @@ import pytest
 
 from rayplat.errors import Corrupt, NotFound, Overloaded, Unavailable
 from rayplat.serve.http import relay
+from rayplat.serve.pool import memory
 from rayplat.serve.pool.placement import Key, Limits
 from rayplat.serve.pool.worker import Loading, PoolWorker
 from rayplat.types import EndpointSpec
@@ -272,6 +273,25 @@ def test_a_model_can_be_put_out_held_or_loading() -> None:
             await asking
         assert pool.worker.states() == []
         assert pool.left == [("a", "champion")]
+
+    play(shop, story)
+
+
+def test_garbage_is_collected_once_for_all_models_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayplat.serve.pool.worker._TIDY_S", 0.02)
+    collected: list[int] = []
+    shop = Workshop(*pooled("a", "b", "c"))
+
+    async def story(pool: Pool) -> None:
+        monkeypatch.setattr(memory, "give_back", lambda: collected.append(len(pool.left)))
+        for model in "abc":
+            await pool.ask(model)
+            await pool.worker.drop(model, "champion")
+        await until(lambda: bool(collected))
+        assert collected == [3]
+        await pool.ask("a")
+        await pool.worker.drop("a", "champion")
+        await until(lambda: len(collected) == 2)
 
     play(shop, story)
 
