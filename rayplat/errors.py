@@ -142,7 +142,7 @@ class NeedsWaiver(Forbidden):
     def __str__(self) -> str:
         return (
             f"{self.digest} was not loaded: {self.file}: {self.reason}. Save it in a format that is only data, or ask "
-            f"an approver for: rayplat waiver create {self.digest} --reason '...'"
+            f"an approver who did not make it for: rayplat waiver create {self.digest} --reason '...'"
         )
 
 

@@ -131,7 +131,8 @@ def _format(found: _Found, folder: Path, version: ModelVersion, waived: Collecti
     found.waived = seen.runs_code and version.digest in waived
     if seen.runs_code and not found.waived:
         found.problems.append(
-            f"the format: {seen.files[0]}: {seen.reason}, and there is no waiver for {version.digest}"
+            f"the format: {seen.files[0]}: {seen.reason}, and there is no waiver for {version.digest} that another "
+            "than its author gave"
         )
 
 
