@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,12 @@ def test_a_file_that_is_named_without_its_sign_is_told_how(tmp_path: Path) -> No
     assert done.exit_code == 1
     assert f"@{tmp_path / 'evidence.json'}" in done.output.replace("\n", "")
     assert CliRunner().invoke(app, ["promote", "m", "1", "champion", "--evidence", "x" * 10_000]).exit_code == 1
+
+
+def test_the_page_of_commands_names_every_one() -> None:
+    named = set()
+    for written in re.findall(r"`rayplat ([^`]+)`", (ROOT / "docs" / "cli.md").read_text()):
+        words = written.replace("\\|", "|").split()
+        heads = itertools.product(*(word.split("|") for word in words[:2]))
+        named |= {" ".join(head) for head in heads} | set(words[0].split("|"))
+    assert {name for name in LEAVES if name not in named} == set()
