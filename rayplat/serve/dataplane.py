@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from rayplat.errors import DeadlineExceeded, InvalidInput, PartFailed, RayplatError, Unavailable
-from rayplat.serve import inputs
 from rayplat.serve.computing.calls import Calls
+from rayplat.serve.computing.lookups import Lookups
 from rayplat.serve.follower import AliasFollower, PinnedVersions
 from rayplat.serve.log.schema import RawRecord
 from rayplat.serve.ports import Explanation, LoadedVersion
@@ -30,7 +30,7 @@ from rayplat.types import AliasHead, EndpointSpec, Release
 log = logging.getLogger(__name__)
 
 _SHED = 429  # refused for lack of time: counted, and kept out of the log, which an overload would flood
-_LOOKUPS, _STREAMS, _EXPLANATIONS = 4, 4, 1  # at the same time; of a stream one piece
+_STREAMS, _EXPLANATIONS = 4, 1  # at the same time; of a stream one piece
 
 PRIMARY, PINNED, SHADOW, OVERRIDE = "primary", "pinned", "shadow", "override"
 
@@ -126,7 +126,7 @@ class DataPlane:
         self._tap, self._counts, self._releasing = tap, counts, releasing
         self.tracing: Tracing | None = None
         self._redact = frozenset(spec.log.redact)
-        self._lookups = Calls("lookup", "the feature lookup", _LOOKUPS)
+        self._lookups = Lookups(spec.limits.queue)
         self._streaming = Calls("stream", f"the stream of model {spec.model!r}", _STREAMS)
         self._explaining = Calls("explain", "the explanation", _EXPLANATIONS)
 
@@ -260,8 +260,8 @@ class DataPlane:
     async def _looked_up(
         self, loaded: LoadedVersion, request: InferRequest, at: datetime, call: Call
     ) -> Mapping[str, Any]:
-        """Every column of the model. In a thread: a store that hangs must not stop the host."""
-        return await self._lookups.run(partial(inputs.columns, loaded, request, at), self._left_s(call))
+        """Every column of the model."""
+        return await self._lookups.columns(loaded, request, at, self._left_s(call))
 
     def _log(
         self, request: InferRequest, call: Call, serving: Serving, done: tuple[str, datetime, Any, Any, float, int]

@@ -6,34 +6,83 @@ refused with the field and the row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from rayplat.errors import InvalidInput, PartFailed
+from rayplat.errors import InvalidInput, PartFailed, RayplatError
 from rayplat.serve.ports import LoadedVersion, Rows
 from rayplat.serve.request import InferRequest, Values
 from rayplat.types import TensorSpec
 
 
-def columns(loaded: LoadedVersion, request: InferRequest, at: datetime) -> dict[str, Values]:
-    """``request.rows`` values for each input of the model, as of ``at``. Blocks for the lookup."""
+@dataclass(frozen=True)
+class _Part:
+    """Some of the rows that were read (`ports.Rows`)."""
+
+    columns: Mapping[str, Any]
+    found: Any
+    status: Mapping[str, Sequence[str]]
+
+
+def columns(
+    loaded: LoadedVersion, asked: Sequence[tuple[InferRequest, datetime]]
+) -> list[dict[str, Values] | RayplatError]:
+    """Of each request, as of its moment: ``rows`` values for each input of the model, or what it is refused for.
+
+    Blocks for one lookup of them all: where requests bring ``columns``, they bring those of the same names. Raises what
+    keeps the store from answering."""
+    if loaded.features is None:
+        return [_assembled(loaded, request, None) for request, _ in asked]
+    keys = [key for request, _ in asked for key in request.entity or ()]
+    moments: datetime | list[datetime] = asked[0][1]
+    given: Mapping[str, Sequence[Any]] = asked[0][0].columns
+    if len(asked) > 1:
+        moments = [at for request, at in asked for _ in request.entity or ()]
+        given = {name: [value for request, _ in asked for value in request.columns[name]] for name in given}
+    try:
+        rows = loaded.features.read(keys, moments, given)
+    except InvalidInput as e:
+        if len(asked) == 1:
+            return [e]
+        return [found for one in asked for found in columns(loaded, [one])]  # which of them it is, and its row
+    if len(asked) == 1:
+        return [_assembled(loaded, asked[0][0], rows)]
+    ends = list(accumulate(len(request.entity or ()) for request, _ in asked))
+    return [
+        _assembled(loaded, request, _part(rows, slice(end - len(request.entity or ()), end)))
+        for (request, _), end in zip(asked, ends, strict=True)
+    ]
+
+
+def _part(rows: Rows, which: slice) -> Rows:
+    columns = {name: values[which] for name, values in rows.columns.items()}
+    status = {name: states[which] for name, states in rows.status.items()}
+    return _Part(columns, rows.found[which], status)
+
+
+def _assembled(loaded: LoadedVersion, request: InferRequest, rows: Rows | None) -> dict[str, Values] | RayplatError:
     found = dict(request.inputs)
     wanted = [spec for spec in loaded.signature.inputs if spec.name not in found]
     if not wanted or request.entity is None:
         return found
-    if loaded.features is None:
-        raise InvalidInput(f"inputs.{wanted[0].name}", "missing: this model looks nothing up, send every feature")
-    rows = loaded.features.read(request.entity, at, request.columns)
-    _all_found(loaded.signature.keys, request.entity, rows)
-    for spec in wanted:
-        values = rows.columns.get(spec.name)
-        if values is None:
-            part = f"version {loaded.version} of model {loaded.model!r}"
-            raise PartFailed(part, f"none of its feature views gives {spec.name!r}")
-        _not_missing(spec, values, request.entity, rows)
-        found[spec.name] = values
+    try:
+        if rows is None:
+            raise InvalidInput(f"inputs.{wanted[0].name}", "missing: this model looks nothing up, send every feature")
+        _all_found(loaded.signature.keys, request.entity, rows)
+        for spec in wanted:
+            values = rows.columns.get(spec.name)
+            if values is None:
+                part = f"version {loaded.version} of model {loaded.model!r}"
+                raise PartFailed(part, f"none of its feature views gives {spec.name!r}")
+            _not_missing(spec, values, request.entity, rows)
+            found[spec.name] = values
+    except RayplatError as e:
+        return e
     return found
 
 

@@ -91,7 +91,9 @@ class Features(Protocol):
         """Name and type of the columns that a request carries for features computed on request."""
         ...
 
-    def read(self, keys: Sequence[Any], at: datetime, request: Mapping[str, Sequence[Any]]) -> Rows: ...
+    def read(
+        self, keys: Sequence[Any], at: datetime | Sequence[datetime], request: Mapping[str, Sequence[Any]]
+    ) -> Rows: ...
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,12 @@ class Load:
     secret: str
     answered: list[tuple[str, int]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    clients: int = 3
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Load:
-        self._threads = [threading.Thread(target=self._ask) for _ in range(3)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()
         return self

@@ -480,7 +480,7 @@ def test_lifespan_shutdown_hands_the_last_rows_over() -> None:
 
 
 def test_what_comes_by_grpc_is_under_the_same_rate_limit_and_deadline() -> None:
-    spec = EndpointSpec(SPEC.model, limits=Limits(deadline_s=0.1, rate=0.001, burst=2))
+    spec = EndpointSpec(SPEC.model, limits=Limits(deadline_s=0.3, rate=0.001, burst=2))
     loader = FakeLoader()
 
     async def test(b: Bench) -> None:
