@@ -107,7 +107,11 @@ class Load:
     def _ask(self) -> None:
         with httpx.Client(headers={"authorization": f"Bearer {self.secret}"}, timeout=30) as client:
             while not self._stop.is_set():
-                answer = infer(client, self.endpoint.url)
+                try:
+                    answer = infer(client, self.endpoint.url)
+                except httpx.TransportError as e:
+                    self.failures.append(f"{type(e).__name__} {e}")
+                    continue
                 if answer.status_code != 200:
                     self.failures.append(f"{answer.status_code} {answer.text}")
                     continue
