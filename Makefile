@@ -10,8 +10,8 @@ demo: install
 	$(BIN)/rayplat demo --home "$(HOME_DIR)"
 
 test: install-dev
-	$(BIN)/python -m pytest -m "not ray and not services and not e2e and not chaos" -n 2 --durations=5
-	$(BIN)/python -m pytest -m "(ray or services or e2e) and not chaos" --durations=10
+	$(BIN)/python -m pytest -m "not ray and not e2e and not chaos" -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -m "(ray or e2e) and not chaos" --durations=10
 
 check: install-dev
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from rayplat import __version__, identity
@@ -42,11 +43,13 @@ class Backend:
 
 def build(backend: Backend) -> FastAPI:
     """The ASGI application. Raises nothing at request time but errors of our tree, which become JSON."""
-    app = FastAPI(
+    app = FastAPIOffline(  # its page loads nothing from elsewhere: clusters often have no way out
         title="rayplat",
         version=__version__,
         docs_url="/api/v1/docs",
         redoc_url=None,
+        static_url="/api/v1/docs/static",
+        swagger_ui_oauth2_redirect_url="/api/v1/docs/oauth2-redirect",
         strict_content_type=False,  # a body without a Content-Type is read as JSON; another type is refused below
         openapi_url="/api/v1/openapi.json",
         description="Control API. Send `Authorization: Bearer <platform token>`; every route but health needs one.",

@@ -28,7 +28,7 @@ def register(router: APIRouter, nouns: list[type[Noun]], context_for: Contexts) 
                 operation_id=f"{noun.NAME}_{verb.name}",
                 name=f"{noun.NAME}.{verb.name}",
                 tags=[noun.NAME],
-                summary=verb.doc.partition("\n")[0],
+                summary=verb.doc.partition("\n")[0].replace("`", ""),
                 description=f"{verb.doc}\n\nNeeds the role `{verb.route.role}`.",
                 response_model=verb.signature.return_annotation,
             )

@@ -79,8 +79,8 @@ def _canary(canary: Canary) -> Text:
 
 
 def _variants(found: ReleaseStatus) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
     shadows = any(load.role == "shadow" for load in found.variants)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0) if shadows else (0, 1))
     names = ("variant", "role", "version", "share", "requests", "errors", "p50 ms", "p99 ms")
     for name in (*names, *(("copies", "dropped") if shadows else ())):
         table.add_column(name, justify="left" if name in ("variant", "role") else "right", overflow="fold")

@@ -1,4 +1,4 @@
-"""What of the registry's values fits a terminal of 100 columns; `--json` has all of it."""
+"""What of the platform's values fits a terminal of 100 columns; `--json` has all of it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rayplat.types import (
     ArtifactInfo,
     AuditEntry,
     AuditReport,
+    Endpoint,
     ExperimentVerdict,
     GateResult,
     GcReport,
@@ -32,6 +33,7 @@ from rayplat.types import (
     Promotion,
     PromotionState,
     Release,
+    ScoreReport,
     ShadowVerdict,
     Signal,
     TokenInfo,
@@ -46,6 +48,7 @@ from rayplat.types import (
 COLUMNS: Mapping[type, tuple[str, ...]] = {
     ModelVersion: ("version", "state", "format", "digest", "author", "created_at"),
     AliasHead: ("alias", "version", "generation", "moved_at", "moved_by", "promotion_id"),
+    Endpoint: ("model", "alias", "version", "status", "placement", "route"),
     Promotion: ("promotion_id", "model", "version", "alias", "state", "requester", "created_at"),
     AuditEntry: ("seq", "at", "actor", "action", "subject"),
     AliasPolicy: ("model", "alias", "protected", "min_approvals", "cooldown_s", "digest"),
@@ -189,6 +192,25 @@ def audit_report(report: AuditReport) -> str:
     return f"[green]intact[/green]: {report.entries} entries, {anchored}{unsigned}, last hash {report.last_hash}"
 
 
+def score(found: ScoreReport) -> Text:
+    """From which table to which, by what, and how quickly."""
+    out = "no rows" if found.output is None else f"{found.output.table} version {found.output.version}"
+    by = f"{found.model} version {found.version}" + (f" ({found.alias})" if found.alias else "")
+    rows = f"{found.scored} of {found.rows} scored, {found.failed} failed"
+    rows += f", {found.resumed_rows} of them by an earlier run" if found.resumed_rows else ""
+    rate = f"{found.rows_per_s:.0f} rows/s, {found.rows_per_s_per_core:.0f} for each core while workers worked"
+    return pairs(
+        [
+            ("job", found.job_id),
+            ("input", f"{found.table.table} version {found.table.version}"),
+            ("output", out),
+            ("model", by),
+            ("rows", f"{rows}, in {found.parts} parts"),
+            ("time", f"{found.seconds:.1f} s, {found.start_s:.1f} of them until the first model was loaded; {rate}"),
+        ]
+    )
+
+
 def pairs(lines: Sequence[tuple[str, str]]) -> Text:
     """One line for each value, never broken: a secret, a digest or a path can be copied."""
     width = max((len(name) for name, _ in lines), default=0)
@@ -218,4 +240,5 @@ VIEWS: Mapping[type, Callable[[Any], Any]] = {
     Release: release_view.release,
     ShadowVerdict: verdict_view.shadow,
     ExperimentVerdict: verdict_view.experiment,
+    ScoreReport: score,
 }

@@ -38,6 +38,18 @@ def test_every_verb_is_a_documented_route(served: Served) -> None:
         assert str(verb.route.role) in route["description"]
 
 
+def test_the_page_of_routes_needs_nothing_from_elsewhere(served: Served) -> None:
+    with httpx.Client(base_url=served.url) as http:
+        page = http.get("/api/v1/docs")
+        assert page.status_code == 200
+        loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+        assert len(loaded) >= 2
+        for path in loaded:
+            answer = http.get(path)  # an absolute address would go elsewhere
+            assert path.startswith("/api/v1/docs/static/")
+            assert (answer.status_code, len(answer.content) > 100) == (200, True)
+
+
 @pytest.mark.parametrize("verb", [v for v in ALL if v.route.role is not Role.VIEWER], ids=lambda v: v.route.path)
 def test_a_lower_role_is_refused(served: Served, verb: Verb) -> None:
     lower = list(Role)[list(Role).index(verb.route.role) - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ from rayplat.types import (
     GcReport,
     Promotion,
     PromotionState,
+    ScoreReport,
+    TableVersion,
     Tampering,
     Verdict,
     VerificationEvidence,
@@ -115,3 +118,16 @@ def test_a_dry_run_says_would(shown: Any) -> None:
     lines = shown(GcReport(True, (DIGEST,), 2, (), 5, 0, {"alias": 10}, (), True))
     assert lines[0].split() == ["would", "be", "condemned", "1"]
     assert not any("time was up" in line for line in lines)
+
+
+def test_a_scoring_tells_its_two_tables_and_its_model_apart(shown: Any) -> None:
+    def table(name: str, version: int) -> TableVersion:
+        said: dict[str, Any] = {"table": name, "version": version}
+        return TableVersion(**{field.name: said.get(field.name, 0) for field in fields(TableVersion)})
+
+    found = ScoreReport(
+        "score-1", table("flights", 0), table("scored", 1), "m", 2, "champion", 20, 19, 1, 8, 1, 19.5, 19.0, 1000.0, 9e4
+    )
+    lines = [" ".join(line.split()) for line in shown(found)]
+    assert lines[1:4] == ["input flights version 0", "output scored version 1", "model m version 2 (champion)"]
+    assert lines[4] == "rows 19 of 20 scored, 1 failed, 8 of them by an earlier run, in 1 parts"
