@@ -76,11 +76,11 @@ class Replica:
 
     async def http(self, packed: bytes) -> bytes:
         """A client's HTTP request that came to another process, whole (`serve.relay`)."""
-        return await relay.answer(self._live, packed)
+        return await relay.answer(self._live, relay.unpack_request(packed))
 
     async def http_stream(self, packed: bytes) -> AsyncGenerator[bytes, None]:
         """The same for an answer that comes in pieces."""
-        async with contextlib.aclosing(relay.pieces(self._live, packed)) as found:
+        async with contextlib.aclosing(relay.pieces(self._live, relay.unpack_request(packed))) as found:
             async for piece in found:
                 yield piece
 

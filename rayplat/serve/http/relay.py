@@ -23,7 +23,8 @@ _NOT_SENT_ON = _HOP_BY_HOP | {b"content-length", b"content-encoding", b"x-reques
 
 class HttpRequest(NamedTuple):
     """``root`` is where the application is, ``rest`` the path behind it as the client wrote it (percent-encoded).
-    ``direct``: nobody in between puts the request's id on the answer."""
+    ``direct``: nobody in between puts the request's id on the answer. ``model`` and ``alias`` say whom it is for, to a
+    process that holds many: each argument of a call to another process costs, so they travel in this one."""
 
     method: str
     root: str
@@ -32,6 +33,8 @@ class HttpRequest(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     direct: bool = True
+    model: str = ""
+    alias: str = ""
 
 
 class HttpAnswer(NamedTuple):
@@ -63,10 +66,13 @@ def pack(request: HttpRequest) -> bytes:
     return pickle.dumps(tuple(request))
 
 
-async def answer(app: Application, packed: bytes) -> bytes:
+def unpack_request(packed: bytes) -> HttpRequest:
+    return HttpRequest(*pickle.loads(packed))
+
+
+async def answer(app: Application, sent: HttpRequest) -> bytes:
     """The application's whole answer, for `unpack`."""
-    answered = await run(app, HttpRequest(*pickle.loads(packed)))
-    return pickle.dumps((True, tuple(answered)))
+    return pickle.dumps((True, tuple(await run(app, sent))))
 
 
 def failed(error: RayplatError) -> bytes:
@@ -89,12 +95,11 @@ async def run(app: Application, sent: HttpRequest) -> HttpAnswer:
     return HttpAnswer(answered.status, answered.headers, b"".join(answered.body))
 
 
-async def pieces(app: Application, packed: bytes) -> AsyncGenerator[bytes, None]:
+async def pieces(app: Application, sent: HttpRequest) -> AsyncGenerator[bytes, None]:
     """The application's answer in pieces: status and headers, and then the parts of its body, as they come.
 
     Closing it ends the application's work as a client that leaves does.
     """
-    sent = HttpRequest(*pickle.loads(packed))
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(16)
 
     async def send(message: MutableMapping[str, Any]) -> None:

@@ -109,23 +109,21 @@ class PoolFront:
         body = await exchange.read(self._max_body_bytes)
         place = (routes.prefix(spec.model, spec.alias), rest)
         left_s = None if until is None else until - time.monotonic()
-        packed = relay.pack(relay.request(scope, place, exchange.id, body, left_s))
+        sent = relay.request(scope, place, exchange.id, body, left_s)
+        packed = relay.pack(sent._replace(model=spec.model, alias=spec.alias))
         if exchange.wants_events or rest.endswith(_STREAMS):
             await self._stream(spec, packed, send)
             return
         with exchange.watched(_WATCH_S):
-            answered = await self._reach.call(*self._target(spec, "http"), packed)
+            answered = await self._reach.call(self._application(spec), "http", packed)
         await relay.send_on(relay.unpack(answered), send)
 
     async def _stream(self, spec: EndpointSpec, packed: bytes, send: Send) -> None:
-        async with contextlib.aclosing(self._reach.stream(*self._target(spec, "http_stream"), packed)) as found:
+        async with contextlib.aclosing(self._reach.stream(self._application(spec), "http_stream", packed)) as found:
             await relay.send_pieces(found, send)
 
-    def _target(self, spec: EndpointSpec, method: str) -> tuple[str, ...]:
-        """Application, method, and for a worker the model's names."""
-        if spec.placement == "pooled":
-            return self.worker(spec.model), method, spec.model, spec.alias
-        return deploy.app_name(spec.model, spec.alias), method
+    def _application(self, spec: EndpointSpec) -> str:
+        return self.worker(spec.model) if spec.placement == "pooled" else deploy.app_name(spec.model, spec.alias)
 
     async def _place(self, written: str, authorization: str | None) -> tuple[EndpointSpec, str]:
         """The endpoint that a path means, and the rest of the path for its host. Who has no token is told so, and not

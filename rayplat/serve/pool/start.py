@@ -219,20 +219,23 @@ class _Worker:
         self._aliases.check_health()
         pool.check_health()
 
-    async def http(self, model: str, alias: str, packed: bytes) -> bytes:
+    async def http(self, packed: bytes) -> bytes:
+        """The answer to a client's HTTP request for any of the models (`relay`)."""
+        sent = relay.unpack_request(packed)
         try:
-            host = await self._use(model, alias)
+            host = await self._use(sent.model, sent.alias)
         except RayplatError as e:
             return relay.failed(e)
-        return await relay.answer(host, packed)
+        return await relay.answer(host, sent)
 
-    async def http_stream(self, model: str, alias: str, packed: bytes) -> AsyncGenerator[bytes, None]:
+    async def http_stream(self, packed: bytes) -> AsyncGenerator[bytes, None]:
+        sent = relay.unpack_request(packed)
         try:
-            host = await self._use(model, alias)
+            host = await self._use(sent.model, sent.alias)
         except RayplatError as e:
             yield relay.failed(e)
             return
-        async with contextlib.aclosing(relay.pieces(host, packed)) as found:
+        async with contextlib.aclosing(relay.pieces(host, sent)) as found:
             async for piece in found:
                 yield piece
 

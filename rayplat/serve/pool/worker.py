@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rayplat.errors import NotFound, Overloaded, PartFailed, RayplatError, Unavailable
-from rayplat.serve.http import relay
 from rayplat.serve.live import Host, LiveHost
 from rayplat.serve.pool import memory, placement
 from rayplat.serve.pool.placement import Held, Key, Limits
@@ -116,10 +115,6 @@ class PoolWorker:
             self.counts["hits"] += 1
             return slot.live
         return await self._loaded(key, slot)
-
-    async def http(self, model: str, alias: str, packed: bytes) -> bytes:
-        """The answer to a client's HTTP request (`relay`)."""
-        return await relay.answer(await self.use(model, alias), packed)
 
     # --- what is held ---------------------------------------------------------------------------------
 

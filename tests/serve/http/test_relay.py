@@ -36,7 +36,7 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
 
 def test_an_application_sees_the_request_as_it_was() -> None:
     async def run() -> None:
-        answered = relay.unpack(await relay.answer(telling, relay.pack(SENT)))
+        answered = relay.unpack(await relay.answer(telling, relay.unpack_request(relay.pack(SENT))))
         said = ("POST", "/v2/models/m/infer", b"/v2/models/m/in%66er", "/v2/models/m", b"a=1", b"body")
         assert answered.body == repr(said).encode() + b"!"
         assert (answered.status, answered.headers) == (201, [(b"x-direct", b"1")])
@@ -75,12 +75,12 @@ def test_an_answer_in_pieces_arrives_in_pieces_and_an_error_before_it_is_raised(
         yield relay.failed(Unavailable("model 'm'", "it did not load"))
 
     async def run() -> None:
-        assert await relay.send_pieces(relay.pieces(telling, relay.pack(SENT)), send) == 201
+        assert await relay.send_pieces(relay.pieces(telling, SENT), send) == 201
         assert [m.get("body", b"")[-1:] for m in sent] == [b"", b")", b"!", b""]
         with pytest.raises(Unavailable):
             await relay.send_pieces(refusing(), send)
         with pytest.raises(ValueError, match="no answer"):
-            await anext(relay.pieces(failing, relay.pack(SENT)))
+            await anext(relay.pieces(failing, SENT))
 
     asyncio.run(run())
 
@@ -99,7 +99,7 @@ def test_a_reader_that_leaves_ends_the_work() -> None:
             raise
 
     async def run() -> None:
-        found = relay.pieces(endless, relay.pack(SENT))
+        found = relay.pieces(endless, SENT)
         assert await anext(found)
         assert await anext(found) == b"x"
         await found.aclose()

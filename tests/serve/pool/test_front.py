@@ -9,6 +9,7 @@ import pytest
 from rayplat import identity
 from rayplat.errors import Unavailable
 from rayplat.serve.access import Access
+from rayplat.serve.http import relay, routes
 from rayplat.serve.pool import names, placement
 from rayplat.serve.pool.front import PoolFront
 from rayplat.serve.pool.table import EndpointTable
@@ -85,7 +86,9 @@ def test_a_request_goes_to_whoever_has_the_model(method: str, path: str, said: s
             200,
             [*said.split(), *(["{}"] if method == "POST" else [])],
         )
-        assert len(stage.reach.calls) == 1
+        ((_, _, (packed,)),) = stage.reach.calls
+        sent = relay.unpack_request(packed)
+        assert sent.root == routes.prefix(sent.model, sent.alias)
 
     play(story)
 

@@ -40,7 +40,7 @@ class Pool:
 
     async def ask(self, model: str, body: bytes = b"hi") -> bytes:
         sent = relay.HttpRequest("POST", f"/v2/models/{model}", "/infer", b"", [], body)
-        return relay.unpack(await self.worker.http(model, "champion", relay.pack(sent))).body
+        return (await relay.run(await self.worker.use(model, "champion"), sent)).body
 
     def ready(self) -> list[str]:
         return [state["model"] for state in self.worker.states() if state["state"] == "ready"]
