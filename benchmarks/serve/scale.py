@@ -14,12 +14,13 @@ from typing import Any
 from benchmarks.rows import Row, row
 from benchmarks.serve import peers, slow, stage, tiny, wrk
 from benchmarks.serve.peers import Target
-from rayplat.types import Batching, EndpointSpec
+from rayplat.types import Batching, EndpointSpec, Limits
 
 COMMAND = "python -m benchmarks.serve scale"
 _WAITS_S = 0.004
 _TINY, _WAITS, _FASTAPI = "tiny", "waits", "FastAPI"
-CONNECTIONS = {_TINY: 32, _FASTAPI: 32, _WAITS: 8}  # more would wait so long for one replica that it sheds load
+CONNECTIONS = {_TINY: 32, _FASTAPI: 32, _WAITS: 8}
+_QUEUE = 100  # more than there are connections: nobody is refused
 
 Round = dict[str, list[dict[str, float]]]  # by what was asked: one, then two
 
@@ -33,7 +34,7 @@ def measure(work: Path, quick: bool) -> tuple[list[Row], dict[str, Any]]:
             for replicas in (1, 2):
                 name = f"{kind}{replicas}"
                 _register(platform, kind, name, work)
-                platform.serve(EndpointSpec(name, replicas=replicas, batching=batching))
+                platform.serve(EndpointSpec(name, replicas=replicas, batching=batching, limits=Limits(_QUEUE)))
                 targets.setdefault(kind, []).append(platform.target(name))
         with peers.fastapi(model) as single, peers.fastapi(model, workers=2) as double:
             targets[_FASTAPI] = [single, double]
